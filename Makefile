@@ -1,0 +1,40 @@
+# Two commands for a fresh machine with Python 3.11 and make: `make run` and `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: run test check format requirements clean
+
+run: $(INSTALLED)  ## Serve: on GRADIO_URL if it is set, else on the embedded demo backend.
+	@exec $(BIN)/gunicorn wsgi:app
+
+test: $(INSTALLED)  ## The whole suite, with coverage.
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report=term $(ARGS)
+
+check: $(INSTALLED)  ## Style, types and the direction of imports.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## Bring the code into its form.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+requirements: $(INSTALLED)  ## Compile the pinned sets from pyproject.toml.
+	@for set in "requirements.txt" "requirements-dev.txt --extra=demo --extra=test --extra=tools"; do \
+		$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-trusted-host \
+			--no-emit-find-links --no-header --upgrade --output-file=$$set pyproject.toml; \
+	done
+
+clean:  ## Remove what the other commands made.
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+
+$(INSTALLED): requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed, and was not found." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing what is needed into $(VENV) (once, about a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@

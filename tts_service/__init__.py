@@ -1,0 +1,135 @@
+"""A gateway from OpenAI's speech API to voices behind Gradio. `create_app` puts it together."""
+
+import re
+
+from flask import Flask
+from flask.json.provider import DefaultJSONProvider
+from flask_cors import CORS
+
+from tts_service.backends.gradio import GradioBackend
+from tts_service.blueprints.errors import errors
+from tts_service.blueprints.health import health
+from tts_service.blueprints.metrics import metrics
+from tts_service.blueprints.models import models
+from tts_service.blueprints.openapi import openapi
+from tts_service.blueprints.speech import speech
+from tts_service.cache import BoundedCache
+from tts_service.dispatcher import Dispatcher
+from tts_service.extensions import Services, cache
+from tts_service.front import Front
+from tts_service.hits import Hits
+from tts_service.keys import ApiKeys
+from tts_service.metrics import Metrics
+from tts_service.self_test import SelfTest
+from tts_service.synthesizer import Synthesizer
+from tts_service.voices import VoiceCatalogue
+
+__all__ = ["create_app"]
+
+
+def create_app(config: object) -> Flask:
+    """The application. `config` has the settings as attributes (config.py), or is a class of
+    such objects. Nothing connects and no thread starts before the first request."""
+    app = Flask(__name__)
+    app.config.from_object(config() if isinstance(config, type) else config)
+    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_BODY_BYTES"]
+    assert isinstance(app.json, DefaultJSONProvider)
+    app.json.ensure_ascii = False  # voices and messages are to be read
+    app.json.sort_keys = False
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    app.extensions["tts_service"] = services = _build(app)
+    for blueprint in (errors, health, metrics, models, openapi, speech):
+        app.register_blueprint(blueprint)
+    _allow_origins(app)
+    app.wsgi_app = Front(app.wsgi_app, metrics=services.metrics)  # type: ignore[method-assign] # Flask's way to wrap it
+    return app
+
+
+def _allow_origins(app: Flask) -> None:
+    """Let web pages of the configured origins call, and read what SDKs look for."""
+    if app.config["CORS_ORIGINS"]:
+        told = ["X-Request-ID", "Retry-After", "X-Cache", "Server-Timing", "ETag", "Content-Range"]
+        # Compiled, or some would be taken for patterns: http://[::1]:3000 has brackets.
+        origins = [
+            origin if origin == "*" else re.compile(re.escape(origin) + "$", re.IGNORECASE)
+            for origin in app.config["CORS_ORIGINS"]
+        ]
+        CORS(app, origins=origins, expose_headers=told, max_age=600, always_send=False)
+
+
+def _build(app: Flask) -> Services:
+    settings = app.config
+    voices = VoiceCatalogue(
+        settings["PROMPTS_DIR"],
+        settings["MODEL_PROMPT_MAP"],
+        settings["DEFAULT_PROMPT_AUDIO_PATH"],
+    )
+    counts = Metrics()
+    dispatcher = _dispatcher(app, counts)
+    bounded = _bounded_cache(app)
+    bounded.on_eviction = counts.note_eviction
+    synthesizer = Synthesizer(
+        voices=voices,
+        dispatcher=dispatcher,
+        cache=bounded,
+        metrics=counts,
+        default_format=settings["DEFAULT_RESPONSE_FORMAT"],
+        segment_chars=settings["SEGMENT_CHARS"],
+        segment_pause=settings["SEGMENT_PAUSE_MS"] / 1000,
+        synth_timeout=settings["SYNTH_TIMEOUT"],
+    )
+    self_test = SelfTest(
+        model=settings["SELF_TEST_MODEL"],
+        text=settings["SELF_TEST_INPUT"],
+        is_enabled=settings["SELF_TEST"],
+        expects_hit=settings["MAX_CACHE_SIZE"] > 0 and settings["MAX_CACHE_BYTES"] > 0,
+    )
+    keys = ApiKeys(settings["API_KEYS"])
+    hits = Hits(
+        synthesizer,
+        counts,
+        keys=keys,
+        max_input_chars=settings["MAX_INPUT_CHARS"],
+        allows_origins=bool(settings["CORS_ORIGINS"]),
+    )
+    return Services(voices, bounded, dispatcher, synthesizer, self_test, counts, keys, hits)
+
+
+def _dispatcher(app: Flask, metrics: Metrics) -> Dispatcher:
+    settings = app.config
+    backends = [
+        GradioBackend(
+            url,
+            api_name=settings["GRADIO_API_NAME"],
+            params=settings["GRADIO_PARAMS"],
+            auth=settings["GRADIO_AUTH"],
+            token=settings["GRADIO_TOKEN"],
+        )
+        for url in settings["GRADIO_URL"]
+    ]
+    return Dispatcher(
+        backends,
+        concurrency=settings["GRADIO_CONCURRENCY"],
+        connect_attempts=settings["GRADIO_CONNECT_ATTEMPTS"],
+        connect_delay=settings["GRADIO_CONNECT_DELAY"],
+        call_attempts=settings["GRADIO_CALL_ATTEMPTS"],
+        call_delay=settings["GRADIO_CALL_DELAY"],
+        synth_timeout=settings["SYNTH_TIMEOUT"],
+        max_pending=settings["MAX_PENDING"],
+        metrics=metrics,
+    )
+
+
+def _bounded_cache(app: Flask) -> BoundedCache:
+    settings = {
+        "CACHE_TYPE": "tts_service.cache.BoundedCache",
+        "CACHE_THRESHOLD": app.config["MAX_CACHE_SIZE"],
+        "CACHE_DEFAULT_TIMEOUT": app.config["CACHE_TTL"],
+        "MAX_CACHE_BYTES": app.config["MAX_CACHE_BYTES"],
+    }
+    cache.init_app(app, config=settings)
+    # The object itself: outside of a request the extension would mean the last app initialised.
+    bounded = app.extensions["cache"][cache]
+    assert isinstance(bounded, BoundedCache)
+    return bounded

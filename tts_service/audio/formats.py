@@ -1,0 +1,269 @@
+"""Audio to bytes: the six formats of OpenAI's API, in one table."""
+
+import io
+import struct
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+import av
+
+from .filters import Resampler, frame_of, resample
+from .sound import WAV_HEADER_SIZE, Audio, silence, wav_header
+
+#: Seconds of silence before the sound where the first packet is left out: packets overlap, and the
+#: end of the missing one would be heard as a blur.
+_CLEAN_START = 0.006
+
+
+class Encoder(Protocol):
+    """Turns one sound, given in pieces, into the bytes of one answer.
+
+    All pieces should have the rate that the encoder was made for: then what resampling there is
+    runs on through the joins. One of another rate is resampled by itself.
+    """
+
+    def encode(self, audio: Audio) -> bytes:
+        """The bytes that are ready so far and were not given out before; maybe none."""
+        ...
+
+    def flush(self) -> bytes:
+        """The rest. Nothing may be encoded after it."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of an encoder that will not be flushed. May be called at any time, repeatedly."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How one format is made, and what it is called on the wire."""
+
+    name: str
+    content_type: str
+    #: FFmpeg's names. Without a codec the samples go out as they are.
+    codec: str | None = None
+    container: str | None = None
+    bit_rate: int | None = None
+    #: The rates in Hz that it may have, rising; none: every rate.
+    rates: tuple[int, ...] = ()
+    codec_options: Mapping[str, str] = field(default_factory=dict)
+    container_options: Mapping[str, str] = field(default_factory=dict)
+    #: Container options for an answer that goes out while it is made.
+    streaming_options: Mapping[str, str] = field(default_factory=dict)
+    #: Samples of silence that the codec puts before the sound, in packets that may be left out.
+    lead_in: int = 0
+
+    def rate_for(self, rate: int) -> int:
+        """The lowest rate of this format that keeps all of a sound of `rate` Hz, or its highest."""
+        return next((r for r in self.rates if r >= rate), max(self.rates, default=rate))
+
+    def encoder(self, rate: int, *, streamed: bool) -> Encoder:
+        """An encoder for pieces of `rate` Hz.
+
+        `streamed`: bytes come out as soon as they can, none is ever taken back, and lengths
+        that cannot be known stay open. Else all of them come from `flush`, with exact lengths.
+        """
+        if self.codec is None:
+            return _SampleEncoder(self, rate, streamed=streamed)
+        return _CodecEncoder(self, rate, streamed=streamed)
+
+    def completed(self, streamed: bytes, frames: int) -> bytes:
+        """All bytes of a stream of `frames` samples, its header now telling the length."""
+        match self.container:
+            case "wav":
+                return _completed_wav(streamed)
+            case "flac":
+                return _completed_flac(streamed, frames)
+            case _:
+                return streamed
+
+
+def _completed_wav(streamed: bytes) -> bytes:
+    sizes = len(streamed) - 8, len(streamed) - WAV_HEADER_SIZE
+    whole = bytearray(streamed)
+    struct.pack_into("<I", whole, 4, sizes[0])
+    struct.pack_into("<I", whole, WAV_HEADER_SIZE - 4, sizes[1])
+    return bytes(whole)
+
+
+def _completed_flac(streamed: bytes, frames: int) -> bytes:
+    """RFC 9639, 8.2: the last 36 of these 64 bits of the streaminfo are the number of samples."""
+    whole = bytearray(streamed)
+    (shape_and_length,) = struct.unpack_from(">Q", whole, 18)
+    struct.pack_into(">Q", whole, 18, shape_and_length >> 36 << 36 | frames)
+    return bytes(whole)
+
+
+_TABLE = (
+    Format("wav", "audio/wav", container="wav"),
+    Format(
+        "mp3",
+        "audio/mpeg",
+        codec="libmp3lame",
+        container="mp3",
+        bit_rate=128_000,
+        # Not below 24 kHz, nor 32: frames are so long there that padding shows in the duration.
+        rates=(24_000, 44_100, 48_000),
+        # Without a bit reservoir every frame stands alone, so that files can be cut and joined,
+        # and the first one left out.
+        codec_options={"compression_level": "7", "reservoir": "0"},
+        container_options={"write_xing": "0", "id3v2_version": "0"},
+        # LAME's 576 and the decoder's 529. Only the Xing header could tell players to skip them.
+        lead_in=1105,
+    ),
+    Format(
+        "opus",
+        "audio/ogg",
+        codec="libopus",
+        container="ogg",
+        bit_rate=48_000,
+        rates=(16_000, 24_000, 48_000),
+        codec_options={"vbr": "constrained", "application": "voip"},
+        # No random serial number: workers that answer parts of one file must agree about its bytes.
+        container_options={"fflags": "+bitexact"},
+        streaming_options={"page_duration": "200000"},  # µs; a second by default
+    ),
+    Format(
+        "aac",
+        "audio/aac",
+        codec="aac",
+        container="adts",
+        bit_rate=96_000,
+        # Not below 24 kHz, for the same reason as mp3. Its packets overlap: none can be left out.
+        rates=(24_000, 32_000, 44_100, 48_000),
+        # A fifth of the default's work and as true to voices; only pure tones near full scale lose
+        # up to 3 dB.
+        codec_options={"aac_coder": "fast"},
+    ),
+    Format(
+        "flac",
+        "audio/flac",
+        codec="flac",
+        container="flac",
+        container_options={"metadata_header_padding": "0"},  # else 8 KiB that nobody will fill
+    ),
+    Format("pcm", "audio/pcm", rates=(24_000,)),
+)
+
+#: Every format by its name in OpenAI's API.
+FORMATS: Mapping[str, Format] = MappingProxyType({format_.name: format_ for format_ in _TABLE})
+
+
+class _SampleEncoder:
+    """wav and pcm: the samples themselves, with or without a header."""
+
+    def __init__(self, format_: Format, rate: int, *, streamed: bool) -> None:
+        self._resampler = Resampler(rate, format_.rate_for(rate))
+        self._streamed = streamed
+        self._has_header = format_.container == "wav"
+        self._ready = [self._header(None)] if streamed else []
+
+    def encode(self, audio: Audio) -> bytes:
+        self._ready.append(self._resampler.feed(resample(audio, self._resampler.source).pcm))
+        return self._taken() if self._streamed else b""
+
+    def flush(self) -> bytes:
+        self._ready.append(self._resampler.flush())
+        samples = self._taken()
+        return samples if self._streamed else self._header(len(samples)) + samples
+
+    def close(self) -> None:
+        self._ready.clear()
+
+    def _header(self, size: int | None) -> bytes:
+        return wav_header(self._resampler.target, size) if self._has_header else b""
+
+    def _taken(self) -> bytes:
+        taken = b"".join(self._ready)
+        self._ready.clear()
+        return taken
+
+
+class _Wire:
+    """Where a streamed answer is written to. It cannot seek, and FFmpeg sees that: it then writes
+    headers that need no correction later.
+    """
+
+    def __init__(self) -> None:
+        self._written = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._written += data
+        return len(data)
+
+    def taken(self) -> bytes:
+        """What was written since the last call."""
+        taken = bytes(self._written)
+        self._written.clear()
+        return taken
+
+    rest = taken
+
+
+class _Buffer(io.BytesIO):
+    """Where a whole answer is written to: FFmpeg may go back and enter the lengths."""
+
+    def taken(self) -> bytes:
+        return b""
+
+    def rest(self) -> bytes:
+        return self.getvalue()
+
+
+class _CodecEncoder:
+    """One stream in one container, by FFmpeg. Its native memory goes when the object does."""
+
+    def __init__(self, format_: Format, rate: int, *, streamed: bool) -> None:
+        assert format_.codec is not None
+        self._rate = rate
+        self._frames = 0
+        self._sink = _Wire() if streamed else _Buffer()
+        options = {**format_.container_options, **(format_.streaming_options if streamed else {})}
+        self._container = av.open(
+            self._sink, mode="w", format=format_.container, container_options=options
+        )
+        # A container and its streams refer to each other until it is closed: left to the garbage
+        # collector, the encoders of departed clients would pile up by megabytes.
+        self._closing = weakref.finalize(self, self._container.close)
+        stream = self._container.add_stream(
+            format_.codec, rate=format_.rate_for(rate), options=dict(format_.codec_options)
+        )
+        assert isinstance(stream, av.AudioStream)
+        self._stream = stream
+        self._stream.layout = "mono"
+        if format_.bit_rate:
+            self._stream.bit_rate = format_.bit_rate
+        self._container.start_encoding()
+        self._packets_to_skip = format_.lead_in // max(1, self._stream.codec_context.frame_size)
+        if self._packets_to_skip:
+            self._feed(silence(rate, _CLEAN_START))
+
+    def encode(self, audio: Audio) -> bytes:
+        self._feed(audio)
+        return self._sink.taken()
+
+    def flush(self) -> bytes:
+        self._write(None)
+        self.close()
+        return self._sink.rest()
+
+    def close(self) -> None:
+        self._closing()
+
+    def _feed(self, audio: Audio) -> None:
+        if audio.pcm:
+            # The stream brings the samples to its own rate, in one go through all pieces.
+            piece = resample(audio, self._rate)
+            self._write(frame_of(piece, self._frames))
+            self._frames += piece.frames
+
+    def _write(self, frame: av.AudioFrame | None) -> None:
+        for packet in self._stream.encode(frame):
+            if self._packets_to_skip:
+                self._packets_to_skip -= 1
+            else:
+                self._container.mux(packet)

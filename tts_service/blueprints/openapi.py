@@ -1,0 +1,49 @@
+"""The service's description of itself, and a page to read it and try it."""
+
+from flask import Blueprint, Response, current_app, make_response, render_template
+
+from tts_service.extensions import services
+from tts_service.openapi import Terms, document_text
+
+openapi = Blueprint("openapi", __name__)
+
+#: Everything comes from here, and nothing runs that is written into the page; sound that was
+#: fetched is played from memory (`blob:`).
+_POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        "media-src 'self' blob:",
+        "img-src 'self' data:",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+
+
+@openapi.get("/openapi.json")
+def describe_service() -> Response:
+    """The OpenAPI document, by the settings and voices of now."""
+    return Response(document_text(_terms()), mimetype="application/json")
+
+
+@openapi.get("/docs")
+def show_docs() -> Response:
+    """The page; it reads the document by itself."""
+    response = make_response(render_template("docs.html"))
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _terms() -> Terms:
+    settings = current_app.config
+    return Terms(
+        max_input_chars=settings["MAX_INPUT_CHARS"],
+        default_format=settings["DEFAULT_RESPONSE_FORMAT"],
+        needs_key=bool(settings["API_KEYS"]),
+        limits_rate=bool(settings.get("RATE_LIMIT")),
+        voices=tuple(services().voices.names()),
+    )

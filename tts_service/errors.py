@@ -1,0 +1,145 @@
+"""Everything that can go wrong, as one tree.
+
+SpeechError                      500 server_error
+├── InvalidRequest               400 invalid_request_error (``param`` names the field)
+│   ├── VoiceNotFound            400 voice_not_found
+│   ├── InvalidApiKey            401 invalid_api_key
+│   ├── NotFound                 404
+│   │   └── ModelNotFound        404 model_not_found
+│   ├── UnsupportedMediaType     415
+│   └── VoiceExists              409 voice_exists
+├── PromptMissing                500: the default voice's recording is not there
+└── CannotSpeak
+    ├── BackendError             502 backend_error: refused or failed, all tries used
+    │   └── BackendMisfit        502: its API has no function that we could call
+    ├── NoBackend                503 no_backend: none answers
+    ├── Overloaded               503 overloaded: the queue is full
+    └── BackendTimeout           504 backend_timeout
+
+A class carries its status, type and code, so that nobody ever reads a message to decide something.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class SpeechError(Exception):
+    """A failure that can be told to a client: `message` is safe to show."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+    #: False: asking again cannot help, and OpenAI's SDKs are told so (`x-should-retry`).
+    worth_retrying: ClassVar[bool] = True
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    @property
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """OpenAI's error object."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The response headers that belong to this failure."""
+        headers = {}
+        if self.retry_after is not None:
+            # SDKs give up, or sleep for ever, on more than a minute; 0 would make them hammer.
+            headers["Retry-After"] = str(round(min(30, max(1, self.retry_after))))
+        if self.status >= 500 and not self.worth_retrying:
+            headers["x-should-retry"] = "false"
+        return headers
+
+
+class InvalidRequest(SpeechError):
+    """The request cannot be understood or fulfilled as it stands."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class VoiceNotFound(InvalidRequest):
+    code = "voice_not_found"
+
+
+class InvalidApiKey(InvalidRequest):
+    status = 401
+    code = "invalid_api_key"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {**super().headers, "WWW-Authenticate": "Bearer"}
+
+
+class NotFound(InvalidRequest):
+    status = 404
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    status = 415
+
+
+class VoiceExists(InvalidRequest):
+    status = 409
+    code = "voice_exists"
+
+
+class PromptMissing(SpeechError):
+    """The default recording is missing: only the operator can mend that."""
+
+    worth_retrying = False
+
+
+class CannotSpeak(SpeechError):
+    """Synthesis did not come about."""
+
+
+class BackendError(CannotSpeak):
+    """A backend was reached and refused, failed, or answered with something that is not speech."""
+
+    status = 502
+    code = "backend_error"
+
+
+class BackendMisfit(BackendError):
+    """The backend's API description offers no function that this service could call."""
+
+    worth_retrying = False
+
+
+class NoBackend(CannotSpeak):
+    """No backend answers at all."""
+
+    status = 503
+    code = "no_backend"
+
+
+class Overloaded(CannotSpeak):
+    """More requests wait than `MAX_PENDING`."""
+
+    status = 503
+    code = "overloaded"
+
+
+class BackendTimeout(CannotSpeak):
+    """`SYNTH_TIMEOUT` passed."""
+
+    status = 504
+    code = "backend_timeout"

@@ -1,0 +1,152 @@
+"""The WSGI layer in front of Flask: paths as clients write them, request ids, one log line each."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from tts_service.logs import request_id
+from tts_service.metrics import Metrics
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger("tts_service.access")
+
+#: In the WSGI environment: what a view wants to have said in the log line.
+NOTES = "tts_service.notes"
+REQUEST_ID = "tts_service.request_id"
+ASKED_PATH = "tts_service.asked_path"
+PRINTABLE = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
+_PREFIX = re.compile(r"(/v1)+(?=/|\Z)")
+_SLASHES = re.compile(r"/{2,}")
+
+
+class Front:
+    """Wraps the application. A path means the same with or without `/v1`, with doubled slashes
+    and with one at its end, and is never redirected."""
+
+    def __init__(
+        self,
+        app: "WSGIApplication",
+        clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._app = app
+        self._metrics = metrics or Metrics()
+        self._clock = clock
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        asked_id = environ.get("HTTP_X_REQUEST_ID", "")
+        new_id = asked_id if PRINTABLE.fullmatch(asked_id) else uuid.uuid4().hex
+        environ[REQUEST_ID] = new_id
+        environ[NOTES] = {}
+        line = AccessLine(environ, self._metrics, self._clock)  # keeps the path as it was asked for
+        environ[ASKED_PATH] = environ.get("PATH_INFO", "")
+        environ["PATH_INFO"] = plain_path(environ.get("PATH_INFO", ""))
+        request_id.set(new_id)
+
+        def start(
+            status: str, headers: list[tuple[str, str]], exc_info: Any = None
+        ) -> Callable[[bytes], object]:
+            line.status = status[:3]
+            return start_response(status, [*headers, ("X-Request-ID", new_id)], exc_info)
+
+        try:
+            return _Body(self._app(environ, start), line)
+        except BaseException:  # a worker that is told to stop, too, leaves a line
+            line.write()
+            raise
+
+
+def plain_path(path: str) -> str:
+    """The path that routes are written for."""
+    path = _SLASHES.sub("/", path)
+    prefix = _PREFIX.match(path)
+    return path[prefix.end() if prefix else 0 :].rstrip("/") or "/"
+
+
+class AccessLine:
+    """What is known of one request when its last byte is out."""
+
+    def __init__(
+        self, environ: "WSGIEnvironment", metrics: Metrics, clock: Callable[[], float]
+    ) -> None:
+        self._environ = environ
+        self._metrics = metrics
+        self._clock = clock
+        self._began = clock()
+        self._path = environ.get("PATH_INFO", "")
+        self._first_byte: float | None = None
+        self._is_written = False
+        self.status = "-"
+        self.bytes = 0
+
+    def count(self, size: int) -> None:
+        """So many bytes of the body are out."""
+        if self._first_byte is None:
+            self._first_byte = self._clock()
+        self.bytes += size
+
+    def write(self) -> None:
+        """Once, however often a server closes a body; the thread has no request from then on."""
+        if not self._is_written:
+            self._is_written = True
+            now = self._clock()
+            self._count_in(now)
+            if logger.isEnabledFor(logging.INFO):
+                self._log(now)
+            request_id.set("-")
+
+    def _count_in(self, now: float) -> None:
+        cache = self._environ[NOTES].get("cache")
+        self._metrics.note_request(self.status, cache)
+        if cache:
+            first_byte = (self._first_byte or now) - self._began
+            self._metrics.note_latency(cache, first_byte, now - self._began)
+
+    def _log(self, now: float) -> None:
+        facts = {
+            "status": self.status,
+            "bytes": self.bytes,
+            "first_byte_ms": round(((self._first_byte or now) - self._began) * 1000, 1),
+            "total_ms": round((now - self._began) * 1000, 1),
+            "client": self._environ.get("REMOTE_ADDR", "-"),
+            **self._environ[NOTES],
+        }
+        told = " ".join([f"{name}={value}" for name, value in facts.items()])
+        method = self._environ.get("REQUEST_METHOD", "-")
+        message = f"{method} {_safe(self._path)} {told}"
+        # As `logger.info` would, without looking for the line of code that it was called from.
+        record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, None, None)
+        vars(record).update(facts)
+        logger.handle(record)
+
+
+class _Body:
+    """The answer's body, watched on its way out."""
+
+    def __init__(self, body: Iterable[bytes], line: AccessLine) -> None:
+        self._body = body
+        self._line = line
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._body:
+            self._line.count(len(chunk))
+            yield chunk
+
+    def close(self) -> None:
+        try:
+            if hasattr(self._body, "close"):
+                self._body.close()
+        finally:
+            self._line.write()
+
+
+def _safe(path: str) -> str:
+    """A path that cannot forge a log line."""
+    return ascii(path)[1:-1][:200]

@@ -1,0 +1,145 @@
+"""Hits without the detour: the whole answer of a speech request, if it is in the cache.
+
+The same promises as the long way through Flask, kept by the same parts: the same request model,
+plan and record, the same headers, log line and metrics. Whatever is not plainly a hit (an error,
+a wrong key, a page of another origin, anything unusual) is none here, and goes the long way.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+
+from tts_service import records
+from tts_service.errors import InvalidApiKey, SpeechError
+from tts_service.front import NOTES, PRINTABLE, AccessLine, plain_path
+from tts_service.keys import ApiKeys
+from tts_service.logs import request_id
+from tts_service.metrics import Metrics
+from tts_service.speech_request import SpeechRequest, parse_speech_request
+from tts_service.synthesizer import Plan, Synthesizer
+
+#: Requests whose plan is remembered; the rest is parsed again. Bounds what the memory costs.
+_REMEMBERED = 1024
+_LONGEST_REMEMBERED = 16 * 1024  # bytes of a body
+_UNUSUAL = frozenset(
+    {"RANGE", "IF-NONE-MATCH", "IF-MATCH", "IF-MODIFIED-SINCE", "EXPECT", "UPGRADE"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request's head, as far as it matters here."""
+
+    path: str
+    request_id: str | None  # the client's own
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An answer's head and body, and its log line, to be written when both are out."""
+
+    head: bytes
+    body: memoryview
+    line: AccessLine
+
+
+class Hits:
+    """Finds answers; never waits for anything."""
+
+    def __init__(
+        self,
+        synthesizer: Synthesizer,
+        metrics: Metrics,
+        *,
+        keys: ApiKeys,
+        max_input_chars: int,
+        allows_origins: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._synthesizer = synthesizer
+        self._metrics = metrics
+        self._keys = keys
+        self._max_input_chars = max_input_chars
+        self._allows_origins = allows_origins
+        self._clock = clock
+        self._plans: dict[bytes, tuple[SpeechRequest, Plan]] = {}
+        self._second = 0  # the date header's
+        self._date = ""
+
+    def head(self, method: str, path: str, headers: Mapping[str, str]) -> Head | None:
+        """The head of a request that may be a hit. `headers` by name, in capitals."""
+        if method != "POST" or plain_path(path) != "/audio/speech":
+            return None
+        kind = headers.get("CONTENT-TYPE", "application/json").partition(";")[0].strip().lower()
+        if kind != "application/json" or not _UNUSUAL.isdisjoint(headers):
+            return None
+        if self._allows_origins and "ORIGIN" in headers:
+            return None
+        try:
+            self._keys.check(headers.get("AUTHORIZATION", ""))
+        except InvalidApiKey:
+            return None
+        asked_id = headers.get("X-REQUEST-ID", "")
+        return Head(path, asked_id if PRINTABLE.fullmatch(asked_id) else None)
+
+    def find(self, head: Head, body: bytes, client: str) -> Hit | None:
+        """The answer to a request, if it is whole and in the cache."""
+        began = self._clock()
+        plan = self._plan(body)
+        if plan is None:
+            return None
+        found = records.view(self._synthesizer.cache.get(plan.key))
+        if found is None:
+            return None
+        digest, sound, told = found
+        self._metrics.note_sound("cache", told.get("seconds", 0.0))
+        new_id = head.request_id or secrets.token_hex(16)
+        request_id.set(new_id)
+        notes = {**plan.facts, "cache": "HIT"}
+        line = AccessLine(
+            {"REQUEST_METHOD": "POST", "PATH_INFO": head.path, "REMOTE_ADDR": client, NOTES: notes},
+            self._metrics,
+            self._clock,
+        )
+        line.status = "200"
+        spent = (self._clock() - began) * 1000
+        answer = (
+            f"HTTP/1.1 200 OK\r\nServer: gunicorn\r\nDate: {self._now()}\r\n"
+            f"Connection: keep-alive\r\nContent-Type: {plan.format.content_type}\r\n"
+            f'Content-Length: {len(sound)}\r\nETag: "{digest}"\r\nX-Cache: HIT\r\n'
+            f"Server-Timing: total;dur={spent:.1f}\r\nX-Request-ID: {new_id}\r\n\r\n"
+        )
+        return Hit(answer.encode("latin-1"), sound, line)
+
+    def _plan(self, body: bytes) -> Plan | None:
+        """What the body asks for; None if that is wrong, streamed as events, or not known yet."""
+        known = self._plans.get(body)
+        try:
+            asked, before = known or (self._parse(body), None)
+            plan = self._synthesizer.plan_at_once(asked, before)
+        except (SpeechError, ValueError, RecursionError):
+            return None
+        if plan is None or asked.stream_format == "sse":
+            return None
+        if plan is not before:
+            self._remember(body, asked, plan)
+        return plan
+
+    def _parse(self, body: bytes) -> SpeechRequest:
+        return parse_speech_request(json.loads(body), max_input_chars=self._max_input_chars)
+
+    def _remember(self, body: bytes, asked: SpeechRequest, plan: Plan) -> None:
+        if len(body) <= _LONGEST_REMEMBERED:
+            if len(self._plans) >= _REMEMBERED:
+                self._plans.clear()
+            self._plans[body] = (asked, plan)
+
+    def _now(self) -> str:
+        """The date header, which changes once a second."""
+        second = int(time.time())
+        if second != self._second:
+            self._second, self._date = second, formatdate(second, usegmt=True)
+        return self._date

@@ -1,0 +1,67 @@
+"""The door for gunicorn (`wsgi:app`); `python wsgi.py` opens it without gunicorn."""
+
+import logging
+import signal
+import sys
+from types import FrameType
+
+from werkzeug.serving import run_simple
+
+from config import Config, ConfigError, read_config, warn_of_unknown_names
+from tts_service import create_app
+from tts_service.logs import configure
+from tts_service.start import (
+    CannotStart,
+    leave,
+    require_free_port,
+    start_demo_backend,
+    start_in_background,
+    welcome,
+)
+
+logger = logging.getLogger("tts_service.wsgi")
+
+
+def load_config() -> Config:
+    """The settings, with logging set up by them; ends the process if they are wrong."""
+    try:
+        config = read_config()
+    except ConfigError as error:
+        sys.exit(f"These settings cannot be understood:\n{error}")
+    configure(config.LOG_LEVEL, config.LOG_FORMAT)
+    return config
+
+
+def main() -> None:
+    """Serve from this process, on Werkzeug's threaded server."""
+    signal.signal(signal.SIGTERM, _end)
+    config = load_config()
+    warn_of_unknown_names()
+    demo = None
+    try:
+        require_free_port(config.HOST, config.PORT)
+        demo = None if config.GRADIO_URL else start_demo_backend()
+        config = load_config()  # the demo backend's address is in it now
+        app = create_app(config)
+        start_in_background(lambda: app)
+        for line in welcome(config.HOST, config.PORT, needs_key=bool(config.API_KEYS)):
+            logger.info(line)
+        run_simple(config.HOST, config.PORT, app, threaded=True)
+    except CannotStart as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if demo is not None:
+            demo.stop()
+    leave()
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()
+else:
+    app = create_app(load_config())
