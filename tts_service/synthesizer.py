@@ -319,27 +319,25 @@ class Speech:
         return record
 
     def _make_whole(self, until: float) -> Record | None:
+        encoder: Encoder | None = None
         try:
             while self._made < self._count:
                 if not self._is_next_there(until):
                     return None
-                self._pieces.append(self._make_piece())
-            return self._keep(self._encode_whole())
+                piece = self._make_piece()
+                # Kept besides: a stream that takes over begins again, with another encoder.
+                self._pieces.append(piece)
+                encoder = encoder or self._plan.format.encoder(piece.rate, streamed=False)
+                self._timed(encoder.encode, piece)
+            assert encoder is not None, "there is at least a silence"
+            return self._keep(self._timed(encoder.flush))
         except SpeechError as error:
             # A departed client's followers go on by themselves; other failures are theirs too.
             self._land_answer(Withdrawn(error.message) if isinstance(error, Departed) else error)
             raise
-
-    def _encode_whole(self) -> bytes:
-        if len(self._plan.segments) == 1 and self._plan.format.name == "wav":
-            return wav(self._pieces[0])
-        encoder = self._plan.format.encoder(self._pieces[0].rate, streamed=False)
-        try:
-            for piece in self._pieces:
-                self._timed(encoder.encode, piece)
-            return self._timed(encoder.flush)
         finally:
-            encoder.close()
+            if encoder is not None:
+                encoder.close()
 
     def _keep(self, body: bytes) -> Record:
         record = self._synthesizer.remember(self._plan.key, body, self._seconds)

@@ -168,8 +168,9 @@ class _SampleEncoder:
 
     def flush(self) -> bytes:
         self._ready.append(self._resampler.flush())
-        samples = self._taken()
-        return samples if self._streamed else self._header(len(samples)) + samples
+        if not self._streamed:
+            self._ready.insert(0, self._header(sum(map(len, self._ready))))
+        return self._taken()
 
     def close(self) -> None:
         self._ready.clear()
