@@ -26,6 +26,7 @@ ENV_FILE = ".env"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 SECRETS = frozenset({"API_KEYS", "GRADIO_AUTH", "GRADIO_TOKEN"})
+_REDIS = ("redis", "rediss", "unix")
 
 
 class ConfigError(Exception):
@@ -66,6 +67,14 @@ def _require_backend_address(addresses: tuple[str, ...]) -> tuple[str, ...]:
         if not (is_url or is_space):
             raise ValueError(f"{address!r} is neither an http(s) URL nor a Space (owner/name)")
     return addresses
+
+
+def _require_redis(url: str | None) -> str | None:
+    if url and urlsplit(url).scheme not in _REDIS:
+        raise ValueError(
+            f"expected redis://…, rediss://… or unix://…, not {urlsplit(url).scheme!r}"
+        )
+    return url
 
 
 def _require_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
@@ -163,6 +172,8 @@ class Config(BaseSettings):
     """Their bytes."""
     CACHE_TTL: Count = 86400
     """Seconds for which they are kept."""
+    REDIS_URL: Annotated[str | None, AfterValidator(_require_redis)] = Field(None, repr=False)
+    """The memory that workers and machines share, and the claims behind "spoken once"."""
     MAX_PENDING: Count = 64
     """Requests waiting for synthesis in one process before 503."""
 

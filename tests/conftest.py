@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from servers import Gateway, GradioApp, start_all
+from servers import Gateway, GradioApp, RedisServer, start_all
 from servers.machine import Server
 from servers.sound import write_prompts
 
@@ -67,6 +67,13 @@ def gateway(start_servers: StartServers, tmp_path: Path) -> StartGateway:
         return service
 
     return start
+
+
+@pytest.fixture
+def redis_server(start_servers: StartServers, tmp_path: Path) -> RedisServer:
+    """A running redis-server for this test alone."""
+    server: RedisServer = start_servers(RedisServer(tmp_path))[0]
+    return server
 
 
 @pytest.fixture(scope="session")

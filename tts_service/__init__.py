@@ -13,15 +13,19 @@ from tts_service.blueprints.metrics import metrics
 from tts_service.blueprints.models import models
 from tts_service.blueprints.openapi import openapi
 from tts_service.blueprints.speech import speech
-from tts_service.cache import BoundedCache
+from tts_service.cache import BoundedCache, SpeechCache
+from tts_service.claims import Claims
 from tts_service.dispatcher import Dispatcher
 from tts_service.extensions import Services, cache
 from tts_service.front import Front
 from tts_service.hits import Hits
 from tts_service.keys import ApiKeys
 from tts_service.metrics import Metrics
+from tts_service.records import unpack
 from tts_service.self_test import SelfTest
+from tts_service.shared_cache import SharedCache
 from tts_service.synthesizer import Synthesizer
+from tts_service.tiers import Tiers
 from tts_service.voices import VoiceCatalogue
 
 __all__ = ["create_app"]
@@ -69,10 +73,15 @@ def _build(app: Flask) -> Services:
     dispatcher = _dispatcher(app, counts)
     bounded = _bounded_cache(app)
     bounded.on_eviction = counts.note_eviction
+    shared = _shared_cache(app, counts)
+    memory: SpeechCache = bounded
+    if shared is not None:
+        memory = Tiers(bounded, shared, is_sound=lambda v: unpack(v, verify=True) is not None)
     synthesizer = Synthesizer(
         voices=voices,
         dispatcher=dispatcher,
-        cache=bounded,
+        cache=memory,
+        claims=Claims(shared),
         metrics=counts,
         default_format=settings["DEFAULT_RESPONSE_FORMAT"],
         segment_chars=settings["SEGMENT_CHARS"],
@@ -88,12 +97,13 @@ def _build(app: Flask) -> Services:
     keys = ApiKeys(settings["API_KEYS"])
     hits = Hits(
         synthesizer,
+        bounded,
         counts,
         keys=keys,
         max_input_chars=settings["MAX_INPUT_CHARS"],
         allows_origins=bool(settings["CORS_ORIGINS"]),
     )
-    return Services(voices, bounded, dispatcher, synthesizer, self_test, counts, keys, hits)
+    return Services(voices, bounded, shared, dispatcher, synthesizer, self_test, counts, keys, hits)
 
 
 def _dispatcher(app: Flask, metrics: Metrics) -> Dispatcher:
@@ -117,6 +127,17 @@ def _dispatcher(app: Flask, metrics: Metrics) -> Dispatcher:
         call_delay=settings["GRADIO_CALL_DELAY"],
         synth_timeout=settings["SYNTH_TIMEOUT"],
         max_pending=settings["MAX_PENDING"],
+        metrics=metrics,
+    )
+
+
+def _shared_cache(app: Flask, metrics: Metrics) -> SharedCache | None:
+    if not app.config["REDIS_URL"]:
+        return None
+    return SharedCache(
+        app.config["REDIS_URL"],
+        default_timeout=app.config["CACHE_TTL"],
+        max_bytes=app.config["MAX_CACHE_BYTES"],
         metrics=metrics,
     )
 

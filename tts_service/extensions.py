@@ -11,6 +11,7 @@ from tts_service.hits import Hits
 from tts_service.keys import ApiKeys
 from tts_service.metrics import Metrics
 from tts_service.self_test import SelfTest
+from tts_service.shared_cache import SharedCache
 from tts_service.synthesizer import Synthesizer
 from tts_service.voices import VoiceCatalogue
 
@@ -23,6 +24,7 @@ class Services:
 
     voices: VoiceCatalogue
     cache: BoundedCache
+    shared_cache: SharedCache | None
     dispatcher: Dispatcher
     synthesizer: Synthesizer
     self_test: SelfTest

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 
 from tts_service import records
+from tts_service.cache import BoundedCache
 from tts_service.errors import InvalidApiKey, SpeechError
 from tts_service.front import NOTES, PRINTABLE, AccessLine, plain_path
 from tts_service.keys import ApiKeys
@@ -52,6 +53,7 @@ class Hits:
     def __init__(
         self,
         synthesizer: Synthesizer,
+        cache: BoundedCache,
         metrics: Metrics,
         *,
         keys: ApiKeys,
@@ -60,6 +62,7 @@ class Hits:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._synthesizer = synthesizer
+        self._cache = cache  # the process's own: another could keep us waiting
         self._metrics = metrics
         self._keys = keys
         self._max_input_chars = max_input_chars
@@ -91,7 +94,7 @@ class Hits:
         plan = self._plan(body)
         if plan is None:
             return None
-        found = records.view(self._synthesizer.cache.get(plan.key))
+        found = records.view(self._cache.get(plan.key))
         if found is None:
             return None
         digest, sound, told = found

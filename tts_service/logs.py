@@ -5,6 +5,7 @@ import logging
 import logging.config
 from contextvars import ContextVar
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 #: The id of the request that this thread is answering; "-" outside of one.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -68,3 +69,9 @@ def configure(level: str, style: Literal["text", "json"]) -> None:
     # Not shown, so not worth finding out for each line (logging's own advice).
     logging.logThreads = logging.logMultiprocessing = False
     logging.config.dictConfig(logging_config(level, style))
+
+
+def without_credentials(url: str) -> str:
+    """The URL as it may be shown: without user, password and query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

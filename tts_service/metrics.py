@@ -87,6 +87,16 @@ class Metrics:
             registry=own,
         )
 
+        self._redis = Gauge(
+            "tts_redis_up",
+            "Whether Redis is in use, by worker.",
+            multiprocess_mode="liveall",
+            registry=own,
+        )
+        self._redis_faults = Counter(
+            "tts_redis_faults_total", "Times that Redis failed, refused or was slow.", registry=own
+        )
+
     def note_request(self, status: str, cache: str | None) -> None:
         """A request was answered; `cache` is its X-Cache, if it was for speech."""
         self._child(self._requests, status, cache or "").inc()
@@ -124,6 +134,12 @@ class Metrics:
 
     def note_joined(self) -> None:
         self._joined.inc()
+
+    def note_redis(self, *, is_up: bool) -> None:
+        self._redis.set(is_up)
+
+    def note_redis_fault(self) -> None:
+        self._redis_faults.inc()
 
     def exposition(self) -> bytes:
         """Everything, of all workers, in Prometheus' text format."""

@@ -24,11 +24,13 @@ from tts_service.audio import stretch as stretched
 from tts_service.backends.base import Segment
 from tts_service.backends.binding import Binding
 from tts_service.cache import SpeechCache
+from tts_service.claims import Claim, Claims
 from tts_service.dispatcher import Call, Dispatcher, Line, Spoken
 from tts_service.errors import BackendTimeout, SpeechError
 from tts_service.flights import Flight, Flights, Withdrawn
 from tts_service.metrics import Metrics
 from tts_service.records import Record
+from tts_service.shared_cache import Taken
 from tts_service.speech_request import SpeechRequest
 from tts_service.text import is_speakable, segments
 from tts_service.turns import Turn
@@ -133,12 +135,14 @@ class Synthesizer:
         segment_chars: int,
         segment_pause: float,
         synth_timeout: float,
+        claims: Claims | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.voices = voices
         self.dispatcher = dispatcher
         self.cache = cache
+        self.claims = claims or Claims(None)
         self.clock = clock
         self.metrics = metrics or Metrics()
         self.synth_timeout = synth_timeout
@@ -191,6 +195,11 @@ class Synthesizer:
         if record is not None:
             self.metrics.note_sound("cache", record.notes.get("seconds", 0.0))
         return record
+
+    def recall(self, key: str) -> Audio | None:
+        """A segment's sound, if it is in the cache."""
+        record = records.unpack(self.cache.get(key))
+        return None if record is None else decode(record.body)
 
     def remember(self, key: str, body: bytes, seconds: float) -> Record:
         """Put sound into the cache."""
@@ -437,12 +446,11 @@ class Speech:
         flight, is_new = flights.board(key)
         try:
             # Looked up only now: the last flight may have landed since anybody looked.
-            if is_new and (audio := self._recall(key)) is not None:
+            if is_new and (audio := self._synthesizer.recall(key)) is not None:
                 self._cached += key not in self._keys[:index]  # else we had it spoken ourselves
                 self._synthesizer.metrics.note_sound("cache", audio.seconds)
                 flights.land(flight, Spoken(audio, queued=0.0, took=0.0))
             elif is_new:
-                self._sent += 1
                 self._take_off(flight, index)
             else:
                 self._joined += 1
@@ -457,27 +465,14 @@ class Speech:
             raise
         return flight
 
-    def _recall(self, key: str) -> Audio | None:
-        record = records.unpack(self._synthesizer.cache.get(key))
-        return None if record is None else decode(record.body)
-
     def _take_off(self, flight: Flight[Spoken], index: int) -> None:
-        synthesizer, key = self._synthesizer, flight.key
-        dispatcher = synthesizer.dispatcher
-
-        def land(outcome: Spoken | SpeechError) -> None:
-            if isinstance(outcome, Spoken):
-                audio = outcome.audio
-                synthesizer.remember(key, wav(audio), audio.seconds)
-                synthesizer.metrics.note_sound("backend", audio.seconds)
-            synthesizer.segment_flights.land(flight, outcome)
-
-        segment = self._plan.segments[index]
-        turn: Turn[Call] = dispatcher.put(
-            self._enter(), segment, land, is_first=index == 0, is_wanted=lambda: flight.waiters > 0
-        )
-        flight.withdraw = lambda: dispatcher.withdraw(turn)
-        flight.hurry = lambda: dispatcher.promote(turn)
+        """Have a segment spoken, here or by whoever speaks it already on another worker."""
+        departure = _Departure(self._synthesizer, self._plan.segments[index], flight)
+        if departure.go(self._enter(), is_first=index == 0):
+            self._sent += 1
+        else:
+            self._joined += 1
+            self._synthesizer.metrics.note_joined()
 
     def _enter(self) -> Line:
         """This request's place among those that wait for synthesis. Raises Overloaded."""
@@ -491,3 +486,89 @@ class Speech:
             return make(*args)
         finally:
             self._encoded += self._synthesizer.clock() - began
+
+
+class _Departure:
+    """How a segment's flight comes to its sound: from a backend, or from another worker."""
+
+    def __init__(self, synthesizer: Synthesizer, segment: Segment, flight: Flight[Spoken]) -> None:
+        self._synthesizer = synthesizer
+        self._segment = segment
+        self._flight = flight
+        self._began = synthesizer.clock()
+
+    def go(self, line: Line, *, is_first: bool) -> bool:
+        """Queue the segment for a backend; False if it is made elsewhere, and awaited."""
+        try:
+            claim = self._synthesizer.claims.claim(self._flight.key)
+        except Taken:
+            self._await_others(line, is_first=is_first)
+            return False
+        try:
+            # Whoever had the claim before may have left it since anybody looked.
+            if claim.is_shared and self._land_from_cache():
+                claim.release()
+                return False
+            self._queue(line, claim, is_first=is_first)
+        except BaseException:
+            claim.release()
+            raise
+        return True
+
+    def _await_others(self, line: Line, *, is_first: bool) -> None:
+        def go_on() -> None:
+            try:
+                if not self._land_from_cache():
+                    self._go_on(line, is_first=is_first)
+            except Exception as error:
+                told = error if isinstance(error, SpeechError) else SpeechError("Internal error.")
+                self._land(told)
+                if told is not error:
+                    raise
+
+        self._flight.withdraw = self._synthesizer.claims.when_free(self._flight.key, go_on)
+
+    def _go_on(self, line: Line, *, is_first: bool) -> None:
+        """Nobody makes it elsewhere any more, and nobody has made it."""
+        if not self._flight.waiters:
+            self._land(Withdrawn("Nobody waited for it any more."))
+        elif self._synthesizer.clock() - self._began > self._synthesizer.synth_timeout:
+            self._land(BackendTimeout("Another worker did not speak it in time."))
+        else:
+            self.go(line, is_first=is_first)
+
+    def _queue(self, line: Line, claim: Claim, *, is_first: bool) -> None:
+        synthesizer, flight = self._synthesizer, self._flight
+        dispatcher = synthesizer.dispatcher
+
+        def land(outcome: Spoken | SpeechError) -> None:
+            try:
+                if isinstance(outcome, Spoken):
+                    audio = outcome.audio
+                    synthesizer.remember(flight.key, wav(audio), audio.seconds)
+                    synthesizer.metrics.note_sound("backend", audio.seconds)
+            finally:
+                self._land(outcome)
+                claim.release()
+
+        def withdraw() -> bool:
+            is_in_time = dispatcher.withdraw(turn)
+            if is_in_time:
+                claim.release()
+            return is_in_time
+
+        turn: Turn[Call] = dispatcher.put(
+            line, self._segment, land, is_first=is_first, is_wanted=lambda: flight.waiters > 0
+        )
+        flight.withdraw = withdraw
+        flight.hurry = lambda: dispatcher.promote(turn)
+
+    def _land_from_cache(self) -> bool:
+        audio = self._synthesizer.recall(self._flight.key)
+        if audio is not None:
+            self._synthesizer.metrics.note_sound("cache", audio.seconds)
+            self._land(Spoken(audio, queued=0.0, took=0.0))
+        return audio is not None
+
+    def _land(self, outcome: Spoken | SpeechError) -> None:
+        self._synthesizer.segment_flights.land(self._flight, outcome)

@@ -36,6 +36,7 @@ from tts_service.errors import (
     PromptMissing,
     SpeechError,
 )
+from tts_service.logs import without_credentials
 from tts_service.voices import Voice
 
 # Read at import, and by each client in spite of analytics_enabled=False.
@@ -71,7 +72,7 @@ class GradioBackend:
         auth: tuple[str, str] | None = None,
         token: str | None = None,
     ) -> None:
-        self.name = _without_credentials(url)
+        self.name = without_credentials(url)
         self._url = url
         self._api_name = "/" + api_name.lstrip("/")
         self._params = dict(params or {})
@@ -491,8 +492,3 @@ def _said(error: BaseException) -> str:
 
 def _shortened(text: str, longest: int = 200) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _without_credentials(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

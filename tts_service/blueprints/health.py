@@ -20,6 +20,7 @@ def report() -> dict[str, Any]:
         "status": "ok" if is_connected else "degraded",
         "gradio_client": "connected" if is_connected else "disconnected",
         "cache": {"size": cache["entries"], "max_size": cache["max_entries"], **cache},
+        "redis": None if found.shared_cache is None else found.shared_cache.report(),
         "queue": {
             "segments": found.dispatcher.queue_length(),
             "requests": found.dispatcher.pending(),

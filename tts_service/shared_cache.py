@@ -1,0 +1,261 @@
+"""What workers and machines share: Redis, through Flask-Caching's backend for it.
+
+Raw bytes under a prefix with the format's version; nothing is pickled or unpickled. A Redis that
+is lost or slow is left alone from the first fault on, and asked in the background until it is
+back: a request waits for it once at most, and goes on without.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import redis
+from flask_caching.backends.rediscache import RedisCache
+from redis.backoff import NoBackoff
+from redis.exceptions import LockError
+from redis.lock import Lock
+from redis.retry import Retry
+
+from tts_service.logs import without_credentials
+from tts_service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+#: Before every key. The number is the version of what the values look like.
+PREFIX: Final = "tts:1:"
+#: One answer's worth of patience, in seconds; a request asks several times, so that an answer
+#: slower than `_SLOW` counts as a fault.
+_PATIENCE: Final = 0.1
+_SLOW: Final = 0.075
+_BYTES_PER_SECOND: Final = 50_000_000  # what a large value may take longer
+_NO_EXPIRY: Final = -1  # PTTL's word for it
+_PROBE_SECONDS: Final = 0.5
+#: How long a claim outlives a holder that was killed, and how often one that lives renews it.
+CLAIM_SECONDS: Final = 3.0
+RENEW_SECONDS: Final = 1.0
+
+T = TypeVar("T")
+Timeout = int | timedelta | None
+
+
+class Taken(Exception):
+    """Somebody else makes it already."""
+
+
+class SharedCache(RedisCache):
+    """Values and claims in the Redis at `url`. Connects when it is first asked.
+
+    `get`, `set` and the others never raise for a fault of Redis: then nothing is there, and
+    nothing was stored.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        default_timeout: int = 86400,
+        max_bytes: int = 256 * 1024 * 1024,
+        prefix: str = PREFIX,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        client = redis.Redis.from_url(
+            url,
+            socket_connect_timeout=_PATIENCE,
+            socket_timeout=_PATIENCE,
+            # Once more at once, for a connection that has broken since it was last used.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            driver_info=None,  # which each connection would tell, at the cost of two round trips
+        )
+        super().__init__(host=client, default_timeout=default_timeout, key_prefix=prefix)
+        self.name = without_credentials(url)
+        self._redis = client
+        self._prefix = prefix
+        self._max_bytes = max_bytes
+        self._metrics = metrics or Metrics()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._is_up = True  # until it is found otherwise
+        self._is_refusing = False
+        self._last_error: str | None = None
+        self._stop = threading.Event()
+        self._metrics.note_redis(is_up=True)
+
+    # -- values --------------------------------------------------------------------------------
+
+    def get(self, key: str) -> bytes | None:
+        found = self.fetch(key)
+        return found and found[0]
+
+    def fetch(self, key: str) -> tuple[bytes, float] | None:
+        """The value, and for how many seconds it will be there (0: for ever)."""
+
+        def ask() -> tuple[bytes | None, int]:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.get(self._prefix + key)
+                pipeline.pttl(self._prefix + key)
+                value, milliseconds = pipeline.execute()
+            return value, milliseconds
+
+        nothing: tuple[bytes | None, int] = None, 0
+        value, milliseconds = self._ask(ask, nothing)
+        if value is None:
+            return None
+        return value, 0 if milliseconds == _NO_EXPIRY else max(1, milliseconds) / 1000
+
+    def set(self, key: str, value: bytes, timeout: Timeout = None) -> bool:
+        """Store `value`; False if it is too large, or Redis cannot. TypeError for non-bytes."""
+        return self._store(key, value, timeout, only_new=False)
+
+    def add(self, key: str, value: bytes, timeout: Timeout = None) -> bool:
+        """Store `value` unless there is one already; whether it was stored."""
+        return self._store(key, value, timeout, only_new=True)
+
+    def has(self, key: str) -> bool:
+        return bool(self._ask(lambda: self._redis.exists(self._prefix + key), 0))
+
+    def delete(self, key: str) -> bool:
+        """Whether there was a value."""
+        return bool(self._ask(lambda: self._redis.delete(self._prefix + key), 0))
+
+    def clear(self) -> bool:
+        """Drop everything under the prefix, without holding Redis up for others."""
+
+        def ask() -> bool:
+            for key in self._redis.scan_iter(match=f"{self._prefix}*", count=500):
+                self._redis.unlink(key)
+            return True
+
+        return self._ask(ask, otherwise=False)
+
+    # -- claims --------------------------------------------------------------------------------
+
+    def claim(self, key: str) -> Lock | None:
+        """The right to make what belongs under `key`; None if Redis cannot tell. Renew it every
+        `RENEW_SECONDS`, and release it. Raises Taken if somebody else has it."""
+        lock = Lock(self._redis, self._claim_key(key), timeout=CLAIM_SECONDS, thread_local=False)
+        is_ours = self._ask(lambda: lock.acquire(blocking=False), None)
+        if is_ours is False:
+            raise Taken(key)
+        return lock if is_ours else None
+
+    def renew(self, claim: Lock) -> bool:
+        """Whether it is still ours."""
+        return self._ask(lambda: _is_renewed(claim), otherwise=False)
+
+    def release(self, claim: Lock) -> None:
+        def ask() -> None:
+            with suppress(LockError):  # it ran out, or Redis was flushed
+                claim.release()
+
+        self._ask(ask, None)
+
+    def claimed(self, keys: list[str]) -> frozenset[str]:
+        """Those of `keys` that somebody has claimed."""
+        names = [self._claim_key(key) for key in keys]
+        nothing: list[bytes | str | None] = []
+        tokens = self._ask(lambda: self._redis.mget(names), nothing)
+        return frozenset(key for key, token in zip(keys, tokens, strict=False) if token is not None)
+
+    def _claim_key(self, key: str) -> str:
+        return f"{self._prefix}claim:{key}"
+
+    # -- faults --------------------------------------------------------------------------------
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it can be asked, by what is known now."""
+        return self._is_up
+
+    def report(self) -> dict[str, Any]:
+        """How it is, for people."""
+        with self._lock:
+            state = "up" if self._is_up else "down"
+            return {"url": self.name, "state": state, "last_error": self._last_error}
+
+    def close(self) -> None:
+        self._stop.set()
+        self._redis.close()
+
+    def _store(self, key: str, value: bytes, timeout: Timeout, *, only_new: bool) -> bool:
+        if not isinstance(value, bytes):
+            raise TypeError(f"only bytes enter the cache, not {type(value).__name__}")
+        if len(value) > self._max_bytes:
+            return False
+        if timeout is None:
+            timeout = self.default_timeout
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+
+        def ask() -> bool:
+            answer = self._redis.set(
+                self._prefix + key,
+                memoryview(value),  # a subclass of bytes could do anything when it is written
+                px=max(1, round(seconds * 1000)) if seconds else None,
+                nx=only_new,
+            )
+            return bool(answer)
+
+        return self._ask(ask, otherwise=False, size=len(value))
+
+    def _ask(self, ask: Callable[[], T], otherwise: T, size: int = 0) -> T:
+        """What Redis answers, or `otherwise`."""
+        if not self._is_up or self._stop.is_set():
+            return otherwise
+        began = self._clock()
+        try:
+            answer = ask()
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self._go_down(str(error) or type(error).__name__)
+            return otherwise
+        except redis.RedisError as error:  # it answers, but refuses: full, read-only, ...
+            self._note_refusal(str(error))
+            return otherwise
+        if isinstance(answer, tuple) and isinstance(answer[0], bytes):
+            size = len(answer[0])
+        took = self._clock() - began
+        if took > _SLOW + size / _BYTES_PER_SECOND:
+            self._go_down(f"an answer took {took * 1000:.0f} ms")
+        return answer
+
+    def _note_refusal(self, error: str) -> None:
+        self._metrics.note_redis_fault()
+        with self._lock:
+            is_news, self._is_refusing, self._last_error = not self._is_refusing, True, error
+        if is_news:
+            logger.warning("redis %s refuses: %s", self.name, error)
+
+    def _go_down(self, error: str) -> None:
+        self._metrics.note_redis_fault()
+        with self._lock:
+            was_up, self._is_up, self._last_error = self._is_up, False, error
+        if was_up:
+            self._metrics.note_redis(is_up=False)
+            logger.warning("redis %s is left alone for now: %s", self.name, error)
+            threading.Thread(target=self._probe, name="redis-probe", daemon=True).start()
+
+    def _probe(self) -> None:
+        while not self._stop.wait(_PROBE_SECONDS):
+            began = self._clock()
+            try:
+                self._redis.ping()
+            except (redis.RedisError, OSError):
+                continue
+            if self._clock() - began < _SLOW:
+                break
+        else:
+            return
+        with self._lock:
+            self._is_up, self._is_refusing = True, False
+        self._metrics.note_redis(is_up=True)
+        logger.info("redis %s is back", self.name)
+
+
+def _is_renewed(claim: Lock) -> bool:
+    try:
+        return bool(claim.reacquire())
+    except LockError:
+        return False
