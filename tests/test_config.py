@@ -217,6 +217,14 @@ def test_the_value_is_told_with_what_is_wrong_about_it(
     assert complaint in told
 
 
+@pytest.mark.parametrize("url", ["http://:s3cret@127.0.0.1", "127.0.0.1:6379", "redis:s3cret"])
+def test_what_is_no_address_of_a_redis_is_refused_and_not_shown(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = refusal(monkeypatch, REDIS_URL=url)
+    assert told == "REDIS_URL=…: expected redis://…, rediss://… or unix://…"
+
+
 def test_all_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     told = refusal(monkeypatch, PORT="x", MAX_PENDING="x", LOG_LEVEL="x", CACHE_TTL="60")
     names = [line.partition("=")[0] for line in told.splitlines()]
