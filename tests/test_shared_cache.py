@@ -1,7 +1,12 @@
 """The shared cache, on a real Redis: what it keeps, and what its faults cost."""
 
+import socket
+import socketserver
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -188,6 +193,45 @@ def test_a_frozen_redis_costs_a_request_less_than_a_quarter_second_and_is_used_a
     redis_server.thaw()
     wait_until(lambda: shared.is_up, 3)
     assert shared.get("key") == b"value"
+
+
+@contextmanager
+def slow_way(port: int, seconds: float) -> Iterator[int]:
+    """A port that leads to `port`, with every answer so much later."""
+
+    class Way(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as there:
+                while question := self.request.recv(65536):
+                    there.sendall(question)
+                    answer = there.recv(65536)
+                    time.sleep(seconds)
+                    self.request.sendall(answer)
+
+    class Ways(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Ways(("127.0.0.1", 0), Way) as ways:
+        threading.Thread(target=ways.serve_forever, daemon=True).start()
+        yield ways.server_address[1]
+        ways.shutdown()
+
+
+def test_a_slow_redis_costs_a_request_less_than_a_quarter_second(
+    connect: Connect, redis_server: RedisServer
+) -> None:
+    with slow_way(redis_server.port, 0.05) as port:
+        slow = connect(f"redis://127.0.0.1:{port}")
+        assert seconds_of(lambda: ask_a_lot(slow)) < PATIENCE
+        assert "an answer took" in slow.report()["last_error"]
+        slow.close()
+
+
+def test_a_quick_redis_is_used_however_many_threads_ask(shared: SharedCache) -> None:
+    with ThreadPoolExecutor(50) as pool:
+        stored = pool.map(lambda number: shared.set(f"key:{number}", b"x" * 20_000), range(2_000))
+        assert all(stored)
+    assert shared.report() == {"url": shared.name, "state": "up", "last_error": None}
 
 
 def test_a_restarted_redis_is_used_again(shared: SharedCache, redis_server: RedisServer) -> None:

@@ -27,10 +27,11 @@ logger = logging.getLogger(__name__)
 
 #: Before every key. The number is the version of what the values look like.
 PREFIX: Final = "tts:1:"
-#: One answer's worth of patience, in seconds; a request asks several times, so that an answer
-#: slower than `_SLOW` counts as a fault.
-_PATIENCE: Final = 0.1
-_SLOW: Final = 0.075
+_PATIENCE: Final = 0.1  # seconds for one answer
+#: A request asks several times: so many answers in a row that took so many seconds are a fault too.
+_SLOW: Final = 0.03
+_MOST_SLOW_ANSWERS: Final = 2
+_NAP: Final = 0.005  # how long a nap of a millisecond takes at most on an idle machine
 _BYTES_PER_SECOND: Final = 50_000_000  # what a large value may take longer
 _NO_EXPIRY: Final = -1  # PTTL's word for it
 _PROBE_SECONDS: Final = 0.5
@@ -81,6 +82,7 @@ class SharedCache(RedisCache):
         self._lock = threading.Lock()
         self._is_up = True  # until it is found otherwise
         self._is_refusing = False
+        self._slow_answers = 0  # in a row
         self._last_error: str | None = None
         self._stop = threading.Event()
         self._metrics.note_redis(is_up=True)
@@ -199,7 +201,10 @@ class SharedCache(RedisCache):
             )
             return bool(answer)
 
-        return self._ask(ask, otherwise=False, size=len(value))
+        is_stored = self._ask(ask, otherwise=False, size=len(value))
+        if is_stored:
+            self._is_refusing = False
+        return is_stored
 
     def _ask(self, ask: Callable[[], T], otherwise: T, size: int = 0) -> T:
         """What Redis answers, or `otherwise`."""
@@ -217,9 +222,17 @@ class SharedCache(RedisCache):
         if isinstance(answer, tuple) and isinstance(answer[0], bytes):
             size = len(answer[0])
         took = self._clock() - began
-        if took > _SLOW + size / _BYTES_PER_SECOND:
+        is_slow = took > _SLOW + size / _BYTES_PER_SECOND and not self._are_we_busy()
+        self._slow_answers = self._slow_answers + 1 if is_slow else 0
+        if self._slow_answers >= _MOST_SLOW_ANSWERS:
             self._go_down(f"an answer took {took * 1000:.0f} ms")
         return answer
+
+    def _are_we_busy(self) -> bool:
+        """Whether it was this process that was slow, in which many threads want to run."""
+        began = self._clock()
+        time.sleep(0.001)
+        return self._clock() - began > _NAP
 
     def _note_refusal(self, error: str) -> None:
         self._metrics.note_redis_fault()
@@ -249,7 +262,7 @@ class SharedCache(RedisCache):
         else:
             return
         with self._lock:
-            self._is_up, self._is_refusing = True, False
+            self._is_up, self._is_refusing, self._slow_answers = True, False, 0
         self._metrics.note_redis(is_up=True)
         logger.info("redis %s is back", self.name)
 
