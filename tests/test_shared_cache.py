@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -202,9 +202,13 @@ def slow_way(port: int, seconds: float) -> Iterator[int]:
     class Way(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with socket.create_connection(("127.0.0.1", port)) as there:
+                threading.Thread(target=self.answer, args=(there,), daemon=True).start()
                 while question := self.request.recv(65536):
                     there.sendall(question)
-                    answer = there.recv(65536)
+
+        def answer(self, there: socket.socket) -> None:
+            with suppress(OSError):  # the client has gone
+                while answer := there.recv(65536):
                     time.sleep(seconds)
                     self.request.sendall(answer)
 
@@ -217,18 +221,19 @@ def slow_way(port: int, seconds: float) -> Iterator[int]:
         ways.shutdown()
 
 
-def test_a_slow_redis_costs_a_request_less_than_a_quarter_second(
-    connect: Connect, redis_server: RedisServer
+@pytest.mark.parametrize("seconds", [0.05, 0.15])
+def test_a_slow_redis_costs_a_request_little_more_than_half_a_second(
+    seconds: float, connect: Connect, redis_server: RedisServer
 ) -> None:
-    with slow_way(redis_server.port, 0.05) as port:
+    with slow_way(redis_server.port, seconds) as port:
         slow = connect(f"redis://127.0.0.1:{port}")
-        assert seconds_of(lambda: ask_a_lot(slow)) < PATIENCE
-        assert "an answer took" in slow.report()["last_error"]
+        assert seconds_of(lambda: ask_a_lot(slow)) < 0.7  # 80 answers would take 4 s or 12
+        assert "it is slow" in slow.report()["last_error"]
         slow.close()
 
 
 def test_a_quick_redis_is_used_however_many_threads_ask(shared: SharedCache) -> None:
-    with ThreadPoolExecutor(50) as pool:
+    with ThreadPoolExecutor(16) as pool:
         stored = pool.map(lambda number: shared.set(f"key:{number}", b"x" * 20_000), range(2_000))
         assert all(stored)
     assert shared.report() == {"url": shared.name, "state": "up", "last_error": None}

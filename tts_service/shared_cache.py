@@ -27,11 +27,13 @@ logger = logging.getLogger(__name__)
 
 #: Before every key. The number is the version of what the values look like.
 PREFIX: Final = "tts:1:"
-_PATIENCE: Final = 0.1  # seconds for one answer
-#: A request asks several times: so many answers in a row that took so many seconds are a fault too.
+_PATIENCE: Final = 0.2  # seconds for one answer; a busy machine may well stand still for half of it
+#: A request asks several times, so slowness is a fault as well: so many answers in a row that took
+#: so many seconds, or a third as many that took even more. Not fewer: it may be our own threads
+#: that are slow, when many want to run.
 _SLOW: Final = 0.03
-_MOST_SLOW_ANSWERS: Final = 2
-_NAP: Final = 0.005  # how long a nap of a millisecond takes at most on an idle machine
+_VERY_SLOW: Final = 0.1
+_MOST_SLOW_ANSWERS: Final = 8
 _BYTES_PER_SECOND: Final = 50_000_000  # what a large value may take longer
 _NO_EXPIRY: Final = -1  # PTTL's word for it
 _PROBE_SECONDS: Final = 0.5
@@ -70,7 +72,9 @@ class SharedCache(RedisCache):
             socket_timeout=_PATIENCE,
             # Once more at once, for a connection that has broken since it was last used.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-            driver_info=None,  # which each connection would tell, at the cost of two round trips
+            # What a new connection would say first, at the cost of a round trip each.
+            protocol=2,
+            driver_info=None,
         )
         super().__init__(host=client, default_timeout=default_timeout, key_prefix=prefix)
         self.name = without_credentials(url)
@@ -222,17 +226,16 @@ class SharedCache(RedisCache):
         if isinstance(answer, tuple) and isinstance(answer[0], bytes):
             size = len(answer[0])
         took = self._clock() - began
-        is_slow = took > _SLOW + size / _BYTES_PER_SECOND and not self._are_we_busy()
-        self._slow_answers = self._slow_answers + 1 if is_slow else 0
-        if self._slow_answers >= _MOST_SLOW_ANSWERS:
-            self._go_down(f"an answer took {took * 1000:.0f} ms")
+        self._note_pace(took - size / _BYTES_PER_SECOND)
         return answer
 
-    def _are_we_busy(self) -> bool:
-        """Whether it was this process that was slow, in which many threads want to run."""
-        began = self._clock()
-        time.sleep(0.001)
-        return self._clock() - began > _NAP
+    def _note_pace(self, took: float) -> None:
+        if took < _SLOW:
+            self._slow_answers = 0
+            return
+        self._slow_answers += 1 if took < _VERY_SLOW else 3
+        if self._slow_answers >= _MOST_SLOW_ANSWERS:
+            self._go_down(f"it is slow; an answer took {took * 1000:.0f} ms")
 
     def _note_refusal(self, error: str) -> None:
         self._metrics.note_redis_fault()
