@@ -19,6 +19,9 @@ logger = logging.getLogger("tts_service.access")
 NOTES = "tts_service.notes"
 REQUEST_ID = "tts_service.request_id"
 ASKED_PATH = "tts_service.asked_path"
+#: Of every whole answer: how long browsers and proxies may give it again without asking. Short, for
+#: a recording may be replaced. Not `public`: with `Authorization` only who sent it may keep it.
+CACHE_CONTROL = "max-age=60"
 PRINTABLE = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
 _PREFIX = re.compile(r"(/v1)+(?=/|\Z)")
 _SLASHES = re.compile(r"/{2,}")

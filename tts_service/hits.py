@@ -15,7 +15,7 @@ from email.utils import formatdate
 from tts_service import records
 from tts_service.cache import BoundedCache
 from tts_service.errors import InvalidApiKey, SpeechError
-from tts_service.front import NOTES, PRINTABLE, AccessLine, plain_path
+from tts_service.front import CACHE_CONTROL, NOTES, PRINTABLE, AccessLine, plain_path
 from tts_service.keys import ApiKeys
 from tts_service.logs import request_id
 from tts_service.metrics import Metrics
@@ -112,7 +112,8 @@ class Hits:
         answer = (
             f"HTTP/1.1 200 OK\r\nServer: gunicorn\r\nDate: {self._now()}\r\n"
             f"Connection: keep-alive\r\nContent-Type: {plan.format.content_type}\r\n"
-            f'Content-Length: {len(sound)}\r\nETag: "{digest}"\r\nX-Cache: HIT\r\n'
+            f'Content-Length: {len(sound)}\r\nETag: "{digest}"\r\n'
+            f"Cache-Control: {CACHE_CONTROL}\r\nX-Cache: HIT\r\n"
             f"Server-Timing: total;dur={spent:.1f}\r\nX-Request-ID: {new_id}\r\n\r\n"
         )
         return Hit(answer.encode("latin-1"), sound, line)

@@ -321,7 +321,7 @@ def _key(status: int) -> str:
 
 
 def _spoken(about: str, content: Json, *headers: str) -> Json:
-    told = _headers("X-Cache", "Server-Timing", "ETag", *headers)
+    told = _headers("X-Cache", "Server-Timing", "ETag", "Cache-Control", *headers)
     return {"description": about, "headers": told, "content": content}
 
 
@@ -369,6 +369,7 @@ _HEADERS: Mapping[str, Json] = {
         "Milliseconds: `queue`, `synth`, `encode` and `total`.", is_always_there=True
     ),
     "ETag": _header("The hash of a whole answer."),
+    "Cache-Control": _header("How long a whole answer may be given again; streams: not."),
     "Accept-Ranges": _header("Parts of a whole answer can be asked for.", enum=["bytes"]),
     "Content-Range": _header("Which bytes, of how many."),
     "Retry-After": _header(

@@ -13,7 +13,7 @@ from tts_service.blueprints.auth import require_key
 from tts_service.blueprints.client import as_asked, break_off, client_has_left
 from tts_service.errors import InvalidRequest, SpeechError, UnsupportedMediaType
 from tts_service.extensions import services
-from tts_service.front import NOTES
+from tts_service.front import CACHE_CONTROL, NOTES
 from tts_service.records import Record
 from tts_service.speech_request import SpeechRequest, parse_speech_request
 from tts_service.sse import as_events
@@ -100,6 +100,7 @@ def _from_record(plan: Plan, record: Record, asked: SpeechRequest) -> Response:
 def _whole(plan: Plan, record: Record) -> Response:
     response = Response(record.body, content_type=plan.format.content_type)
     response.set_etag(record.digest)
+    response.headers["Cache-Control"] = CACHE_CONTROL
     return response
 
 
@@ -118,6 +119,7 @@ def _in_pieces(chunks: Iterator[bytes], plan: Plan, asked: SpeechRequest) -> Res
         chunks, kind = as_events(chunks, plan), "text/event-stream"
     response = Response(_unless_it_breaks(chunks, request.environ), content_type=kind)
     response.headers["X-Accel-Buffering"] = "no"  # nginx passes each piece on at once
+    response.headers["Cache-Control"] = "no-store"  # nobody keeps what may break off
     return response
 
 
