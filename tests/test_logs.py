@@ -13,6 +13,12 @@ import pytest
 from tts_service.logs import JsonFormatter, RequestIdFilter, request_id
 
 
+@pytest.fixture(autouse=True)
+def _outside_of_a_request() -> None:
+    """Whatever test ran in this thread before may have been inside of one."""
+    request_id.set("-")
+
+
 def record(message: str, *args: object, **extra: object) -> logging.LogRecord:
     return logging.getLogger("tts_service.test").makeRecord(
         "tts_service.test", logging.WARNING, "a.py", 1, message, args, None, extra=extra

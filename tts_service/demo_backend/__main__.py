@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at whether the parent and the server are still there.
 WATCH_INTERVAL: Final = 0.25
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if refusal := _refusal(arguments.host, arguments.port):
         print(refusal, file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for each in _SIGNALS:
+        signal.signal(each, signal.default_int_handler)
     try:
         return _serve_until_told(arguments)
     except KeyboardInterrupt:
@@ -58,17 +60,30 @@ def _refusal(host: str, port: int) -> str | None:
 
 
 def _serve_until_told(arguments: argparse.Namespace) -> int:
-    with tempfile.TemporaryDirectory(prefix="tts-demo-", ignore_cleanup_errors=True) as folder:
-        _prepare_environment(Path(folder))
-        server = Server(arguments.host, arguments.port, Path(folder))
-        try:
-            server.start()
-            return _watch(server, arguments.parent)
-        except KeyboardInterrupt:
-            return 0
-        finally:
-            _ignore_signals()
-            server.close()
+    # A signal between the folder's making and the `try` would leave it behind.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    folder = Path(tempfile.mkdtemp(prefix="tts-demo-"))
+    _prepare_environment(folder)
+    server = Server(arguments.host, arguments.port, folder)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        server.start()
+        return _watch(server, arguments.parent)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        _ignore_signals()
+        server.close()
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove it, though a server that still starts may be writing into it."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
+        time.sleep(0.01)
 
 
 def _prepare_environment(folder: Path) -> None:
@@ -145,8 +160,8 @@ def _watch(server: Server, parent: int | None) -> int:
 
 def _ignore_signals() -> None:
     """A second Ctrl-C must not interrupt the cleaning up after the first."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
 
 
 def _exit(code: int) -> None:
