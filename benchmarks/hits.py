@@ -2,14 +2,19 @@
 
 All servers take turns, case by case and round by round. That every answer came from the cache is
 seen twice: in its `X-Cache`, where there is one, and in the stand-in's count of calls.
+
+Beside the service and the original are what bounds them: bare applications on gunicorn's own
+worker from below, and nginx, which alone answers a GET, from above.
 """
 
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from typing import NamedTuple
 
-from benchmarks.load import Wanted, WrongAnswer, send_all, speech_request
+from benchmarks.load import Wanted, WrongAnswer, file_request, send_all, speech_request
 from benchmarks.options import Options
 from benchmarks.servers import Bench, CannotMeasure, Server, bench
 from benchmarks.subjects import Subject
@@ -20,6 +25,8 @@ _ROUNDS = 4
 _SECONDS = 0.9  # of one turn
 _PRIME_LIMIT = 30.0  # seconds, until every worker has the answers
 _SMALL, _LARGE = one_word(7), one_word(104)  # 20 KB, 300 KB
+_TEXTS = (_SMALL, _LARGE)
+_TARGET = 0.85  # × a file: what nginx shall reach with its cache
 
 
 class Case(NamedTuple):
@@ -32,7 +39,48 @@ class Case(NamedTuple):
         return f"{wav_bytes(self.text) / 1000:.0f} KB × {self.connections}"
 
 
-_CASES = [Case(text, connections) for text in (_SMALL, _LARGE) for connections in (1, 16, 64)]
+@dataclass
+class Teller(Subject):
+    """A server that has the answers, who says so by `verdict` if at all."""
+
+    verdict: str = "hit"
+    has_files: bool = False  # under names of their own, by GET
+
+    def request(self, text: str) -> bytes:
+        return file_request(_file(text)) if self.has_files else speech_request(text)
+
+    def prime(self, text: str) -> None:
+        """Ask until every worker has the answer in its cache. Raises WrongAnswer."""
+        request, length = self.request(text), wav_bytes(text)
+        send_all(self.server.port, [request], 1, Wanted(length))
+        deadline = time.monotonic() + _PRIME_LIMIT
+        while True:
+            try:
+                send_all(self.server.port, [request] * 200, 64, Wanted(length, self.verdict))
+            except WrongAnswer:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+
+    def take_turn(self, case: Case, seconds: float) -> None:
+        self.measure(
+            case,
+            repeat(self.request(case.text)),
+            Wanted(wav_bytes(case.text), self.verdict),
+            connections=case.connections,
+            seconds=seconds,
+        )
+
+    def row(self, base: Subject) -> list[str]:
+        return [
+            self.server.name,
+            *(f"{self.rate(case):,.0f} ({self.ratio(base, case):.2f})" for case in _CASES),
+            " / ".join(f"{self.cpu(case) * 1e6:.0f} µs" for case in _CPU_CASES),
+        ]
+
+
+_CASES = [Case(text, connections) for text in _TEXTS for connections in (1, 16, 64)]
 _CPU_CASES = [case for case in _CASES if case.connections == 16]
 _HEADER = (
     "requests/s (ratio to the first server)",
@@ -42,65 +90,72 @@ _HEADER = (
 
 
 def run(options: Options) -> Table:
+    notes: list[str] = []
     with bench(options) as place:
-        subjects = [Subject(server) for server in _servers(place, options)]
-        for subject in subjects:
-            subject.server.wait_ready()
-            for text in (_SMALL, _LARGE):
-                _prime(subject.server, text)
+        services = list(_services(place, notes))
+        fronts = _of_nginx(place, services[0].server, notes)
+        tellers = [*_originals(place, options), *services, *fronts, *_bare(place)]
+        for teller in tellers:
+            teller.server.wait_ready()
+            for text in _TEXTS:
+                teller.prime(text)
         calls = place.stand_in.calls()
         for _ in range(options.rounds(_ROUNDS)):
             for case in _CASES:
-                for subject in subjects:
-                    _measure(subject, case, options)
+                for teller in tellers:
+                    teller.take_turn(case, options.seconds(_SECONDS))
         if place.stand_in.calls() != calls:
             raise CannotMeasure("some answers did not come from the cache")
-    return Table("A hit", _HEADER, [_row(subject, subjects[0]) for subject in subjects])
+    notes += _beside_files(fronts)
+    return Table("A hit", _HEADER, [teller.row(tellers[0]) for teller in tellers], notes)
 
 
-def _servers(place: Bench, options: Options) -> Sequence[Server]:
-    ours = [
-        place.service("this service, 1 worker", WEB_CONCURRENCY=1),
-        place.service("this service, 2 workers", WEB_CONCURRENCY=2),
-    ]
-    if options.anchors is None:
-        return ours
-    silent = ["--no-access-log", "--log-level=critical"]
+def _originals(place: Bench, options: Options) -> Iterator[Teller]:
+    if options.anchors is not None:
+        silent = ["--no-access-log", "--log-level=critical"]
+        name = "original design"
+        yield Teller(place.original(f"{name}, log off", mode="threadpool", arguments=silent))
+        yield Teller(place.original(name, mode="threadpool"))
+
+
+def _services(place: Bench, notes: list[str]) -> Iterator[Teller]:
+    """The first one has one worker, and is who nginx asks."""
+    yield Teller(place.service("this service, 1 worker", WEB_CONCURRENCY=1))
+    yield Teller(place.service("this service, 2 workers", WEB_CONCURRENCY=2))
+    if shutil.which("redis-server"):
+        name = "this service, 1 worker, Redis"
+        yield Teller(place.service(name, WEB_CONCURRENCY=1, REDIS_URL=place.redis_url()))
+    else:
+        notes.append("Without Redis: redis-server is not installed.")
+
+
+def _bare(place: Bench) -> Iterator[Teller]:
+    yield Teller(place.bare("bare WSGI, log off", "wsgi"))
+    yield Teller(place.bare("bare Flask, log off", "flask"))
+
+
+def _of_nginx(place: Bench, gateway: Server, notes: list[str]) -> Sequence[Teller]:
+    """nginx before `gateway`, which has one worker, without its cache and with it; and before
+    files."""
+    if not shutil.which("nginx"):
+        notes.append("Without nginx, which is not installed.")
+        return []
+    without = place.nginx("this service behind nginx, no cache", gateway, has_cache=False)
+    with_cache = place.nginx("this service behind nginx with its cache", gateway, has_cache=True)
+    files = place.nginx_with_files("nginx, a file", {_file(t): wav_bytes(t) for t in _TEXTS})
     return [
-        place.original("original design, log off", mode="threadpool", arguments=silent),
-        place.original("original design", mode="threadpool"),
-        *ours,
+        Teller(without, behind=gateway),
+        Teller(with_cache, behind=gateway, verdict="nginx"),
+        Teller(files, has_files=True),
     ]
 
 
-def _prime(server: Server, text: str) -> None:
-    """Ask until every worker has the answer in its cache."""
-    request, length = speech_request(text), wav_bytes(text)
-    send_all(server.port, [request], 1, Wanted(length))
-    deadline = time.monotonic() + _PRIME_LIMIT
-    while True:
-        try:
-            send_all(server.port, [request] * 200, 64, Wanted(length, verdict="hit"))
-        except WrongAnswer:
-            if time.monotonic() > deadline:
-                raise
-        else:
-            return
+def _beside_files(fronts: Sequence[Teller]) -> Iterator[str]:
+    if fronts:
+        _, with_cache, files = fronts
+        ratios = ", ".join(f"{with_cache.ratio(files, case):.2f} ({case})" for case in _CASES)
+        yield f"Behind nginx with its cache, beside nginx's file (target ≥ {_TARGET}): {ratios}."
 
 
-def _measure(subject: Subject, case: Case, options: Options) -> None:
-    subject.measure(
-        case,
-        repeat(speech_request(case.text)),
-        Wanted(wav_bytes(case.text), verdict="hit"),
-        connections=case.connections,
-        seconds=options.seconds(_SECONDS),
-    )
-
-
-def _row(subject: Subject, base: Subject) -> list[str]:
-    return [
-        subject.server.name,
-        *(f"{subject.rate(case):,.0f} ({subject.ratio(base, case):.2f})" for case in _CASES),
-        " / ".join(f"{subject.cpu(case) * 1e6:.0f} µs" for case in _CPU_CASES),
-    ]
+def _file(text: str) -> str:
+    return f"{len(text)}.wav"

@@ -86,6 +86,11 @@ def speech_request(text: str) -> bytes:
     return "\r\n".join((*head, "", "")).encode() + body
 
 
+def file_request(name: str) -> bytes:
+    """A request for a file, where one is served."""
+    return f"GET /{name} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+
+
 def begin(port: int, request: bytes) -> socket.socket:
     """Send one request to 127.0.0.1; its answer may wait in the socket."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=10)

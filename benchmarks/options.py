@@ -11,12 +11,14 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Options:
-    """`anchors` is None where the folder is missing: then there is nothing to compare with."""
+    """`anchors` is None where the folder is missing: then there is nothing to compare with.
+    `json` is the file that the tables are written to as well."""
 
     names: list[str]
     anchors: Path | None
     original_python: Path
     is_quick: bool
+    json: Path | None = None
 
     def rounds(self, full: int) -> int:
         """How often each server has its turn."""
@@ -47,8 +49,11 @@ def parse(names: Sequence[str], arguments: Sequence[str] | None = None) -> Optio
         help="the interpreter that has the original's packages (default: this one)",
     )
     parser.add_argument("--quick", action="store_true", help="one short round of each")
+    parser.add_argument("--json", type=Path, help="also write the tables to this file, for plot")
     given = parser.parse_args(arguments)
     if unknown := set(given.names) - set(names):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     anchors = given.anchors.resolve() if given.anchors.is_dir() else None
-    return Options(given.names or list(names), anchors, given.original_python, given.quick)
+    return Options(
+        given.names or list(names), anchors, given.original_python, given.quick, given.json
+    )

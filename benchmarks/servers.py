@@ -6,9 +6,11 @@ processes cost is read from /proc.
 """
 
 import contextlib
+import getpass
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,11 +25,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from servers import NginxServer, RedisServer
+
 from benchmarks.options import PROJECT, Options
 
 _START_LIMIT = 60.0  # seconds, until a server answers
 _STOP_LIMIT = 5.0  # seconds, after which it is killed
 _TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds, the unit of times in /proc
+
+#: As much of nginx as serving files takes; its log is written as deploy/nginx.conf has it.
+_FILE_SERVER = """
+user {user};
+worker_processes auto;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000;
+    open_file_cache max=16;
+    access_log {folder}/access.log combined buffer=64k flush=1s;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    scgi_temp_path {folder}/scgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    server {{
+        listen 127.0.0.1:{port};
+        root {root};
+    }}
+}}
+"""
 
 
 class CannotMeasure(Exception):
@@ -50,6 +79,7 @@ class Server:
         self.name = name
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
+        self.folder = folder
         self._ready_path = ready_path
         self._log = folder / f"{port}.log"
         with self._log.open("wb") as log:
@@ -75,6 +105,11 @@ class Server:
     def log(self) -> str:
         """What it has printed."""
         return self._log.read_text(errors="replace")
+
+    def workers(self) -> list[int]:
+        """The pids of its first process's children: gunicorn's workers."""
+        pid = self._process.pid
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def cpu_seconds(self) -> float:
         """What all its processes have used so far."""
@@ -181,6 +216,58 @@ class Bench:
         folder = self._linked_project()
         path = "/health/ready"
         return self._start(name, command, environment, port=port, ready_path=path, folder=folder)
+
+    def bare(self, name: str, application: str) -> Server:
+        """An application of bare.py on one gthread worker of gunicorn, without a log."""
+        port = free_port()
+        command = [
+            *(sys.executable, "-m", "gunicorn", f"benchmarks.bare:{application}"),
+            *(f"--bind=127.0.0.1:{port}", "--worker-class=gthread", "--threads=8"),
+            *("--keep-alive=75", "--worker-connections=1000", "--no-control-socket"),
+        ]
+        environment = {"PYTHONPATH": PROJECT}
+        return self._start(name, command, environment, port=port, ready_path="/")
+
+    def redis_url(self) -> str:
+        """Of a new and empty redis-server."""
+        redis = RedisServer(self._new_folder(f"redis-{free_port()}"))
+        self._stack.callback(redis.stop)
+        redis.launch()
+        redis.wait_ready()
+        return redis.url
+
+    def nginx(self, name: str, gateway: Server, *, has_cache: bool) -> Server:
+        """nginx in front of `gateway` with deploy/nginx.conf, or with all of that but its cache.
+
+        Raises CannotMeasure if the gateway does not come up.
+        """
+        gateway.wait_ready()
+        project = NginxServer(self._new_folder(f"nginx-{free_port()}"), gateway.url)
+        configuration = project.configuration()
+        if not has_cache:
+            configuration = re.sub(r"^ *proxy_cache[^;]*;", "", configuration, flags=re.MULTILINE)
+        for folder in (project.kept.parent, project.kept.parents[1] / "log"):
+            folder.mkdir(parents=True)
+        return self._nginx(name, configuration, port=project.port, ready_path="/health/ready")
+
+    def nginx_with_files(self, name: str, files: Mapping[str, int]) -> Server:
+        """nginx that serves files alone, of these names and bytes."""
+        port = free_port()
+        root = self._new_folder(f"files-{port}")
+        for file, size in files.items():
+            (root / file).write_bytes(bytes(size))
+        folder = self._new_folder(f"nginx-{port}")
+        configuration = _FILE_SERVER.format(
+            user=getpass.getuser(), folder=folder, port=port, root=root
+        )
+        return self._nginx(name, configuration, port=port, ready_path=f"/{next(iter(files))}")
+
+    def _nginx(self, name: str, configuration: str, *, port: int, ready_path: str) -> Server:
+        folder = self._new_folder(str(port))
+        (folder / "nginx.conf").write_text(configuration)
+        arguments = ("-p", folder, "-c", folder / "nginx.conf", "-g", "daemon off;")
+        command = ["nginx", *map(str, arguments)]
+        return self._start(name, command, {}, port=port, ready_path=ready_path, folder=folder)
 
     def _stand_in(self) -> StandIn:
         port, control_port = free_port(), free_port()

@@ -21,6 +21,7 @@ class Subject:
     """A server, and its turns in each case, one for each round."""
 
     server: Server
+    behind: Server | None = None  # which it asks, and whose CPU time is its own
     turns: dict[Hashable, list[Turn]] = field(default_factory=dict)
 
     def measure(
@@ -33,9 +34,9 @@ class Subject:
         seconds: float,
     ) -> None:
         """Take one more turn. Raises WrongAnswer."""
-        before = self.server.cpu_seconds()
+        before = self._cpu_seconds()
         load = send_all(self.server.port, for_seconds(requests, seconds), connections, wanted)
-        used = self.server.cpu_seconds() - before
+        used = self._cpu_seconds() - before
         self.turns.setdefault(case, []).append(Turn(load, used / load.count))
 
     def rate(self, case: Hashable) -> float:
@@ -54,3 +55,7 @@ class Subject:
         """Of the rates, round by round: what slows one round down slows both."""
         pairs = zip(self.turns[case], base.turns[case], strict=True)
         return median(ours.load.rate / theirs.load.rate for ours, theirs in pairs)
+
+    def _cpu_seconds(self) -> float:
+        behind = self.behind.cpu_seconds() if self.behind else 0
+        return self.server.cpu_seconds() + behind
