@@ -109,10 +109,6 @@ class BoundedCache(SimpleCache):
                 self.on_eviction()
             return True
 
-    def keep(self, key: str, value: bytes, seconds: float) -> None:
-        """Store what is there for `seconds` more (0: for ever)."""
-        self.set(key, value, datetime.timedelta(seconds=seconds))
-
     def add(self, key: str, value: bytes, timeout: int | datetime.timedelta | None = None) -> bool:
         """Store `value` unless there is one already; whether it was stored."""
         with self._lock:

@@ -50,7 +50,6 @@ class Claims:
         self._held: set[Lock] = set()
         self._awaited: dict[object, tuple[str, Then]] = {}
         self._thread: threading.Thread | None = None
-        self._is_closed = False
 
     def claim(self, key: str) -> Claim:
         """The right to make what belongs under `key`. Raises Taken if somebody else has it."""
@@ -81,12 +80,6 @@ class Claims:
             self._held.discard(lock)
         self._shared.release(lock)
 
-    def close(self) -> None:
-        """End the thread. What is held runs out."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-
     def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="claims", daemon=True)
@@ -97,12 +90,10 @@ class Claims:
         renew_at = time.monotonic() + RENEW_SECONDS
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._held or self._awaited or self._is_closed)
-                if not self._is_closed:
-                    pause = _LOOK_SECONDS if self._awaited else RENEW_SECONDS / 4
-                    self._changed.wait_for(lambda: self._is_closed, pause)
-                if self._is_closed:
-                    return
+                self._changed.wait_for(lambda: self._held or self._awaited)
+                pause = _LOOK_SECONDS if self._awaited else RENEW_SECONDS / 4
+            time.sleep(pause)
+            with self._changed:
                 held, awaited = set(self._held), dict(self._awaited)
             if time.monotonic() >= renew_at:
                 renew_at = time.monotonic() + RENEW_SECONDS

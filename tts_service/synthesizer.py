@@ -444,14 +444,13 @@ class Speech:
         """A place on the flight for a segment, which takes off here if it is not under way."""
         flights, key = self._synthesizer.segment_flights, self._keys[index]
         flight, is_new = flights.board(key)
+        departure = _Departure(self._synthesizer, self._plan.segments[index], flight)
         try:
             # Looked up only now: the last flight may have landed since anybody looked.
-            if is_new and (audio := self._synthesizer.recall(key)) is not None:
+            if is_new and departure.land_from_cache():
                 self._cached += key not in self._keys[:index]  # else we had it spoken ourselves
-                self._synthesizer.metrics.note_sound("cache", audio.seconds)
-                flights.land(flight, Spoken(audio, queued=0.0, took=0.0))
             elif is_new:
-                self._take_off(flight, index)
+                self._take_off(departure, is_first=index == 0)
             else:
                 self._joined += 1
                 self._synthesizer.metrics.note_joined()
@@ -465,10 +464,9 @@ class Speech:
             raise
         return flight
 
-    def _take_off(self, flight: Flight[Spoken], index: int) -> None:
+    def _take_off(self, departure: "_Departure", *, is_first: bool) -> None:
         """Have a segment spoken, here or by whoever speaks it already on another worker."""
-        departure = _Departure(self._synthesizer, self._plan.segments[index], flight)
-        if departure.go(self._enter(), is_first=index == 0):
+        if departure.go(self._enter(), is_first=is_first):
             self._sent += 1
         else:
             self._joined += 1
@@ -489,7 +487,7 @@ class Speech:
 
 
 class _Departure:
-    """How a segment's flight comes to its sound: from a backend, or from another worker."""
+    """How a segment's flight comes to its sound: from the cache, a backend, or another worker."""
 
     def __init__(self, synthesizer: Synthesizer, segment: Segment, flight: Flight[Spoken]) -> None:
         self._synthesizer = synthesizer
@@ -506,7 +504,7 @@ class _Departure:
             return False
         try:
             # Whoever had the claim before may have left it since anybody looked.
-            if claim.is_shared and self._land_from_cache():
+            if claim.is_shared and self.land_from_cache():
                 claim.release()
                 return False
             self._queue(line, claim, is_first=is_first)
@@ -518,7 +516,7 @@ class _Departure:
     def _await_others(self, line: Line, *, is_first: bool) -> None:
         def go_on() -> None:
             try:
-                if not self._land_from_cache():
+                if not self.land_from_cache():
                     self._go_on(line, is_first=is_first)
             except Exception as error:
                 told = error if isinstance(error, SpeechError) else SpeechError("Internal error.")
@@ -563,7 +561,8 @@ class _Departure:
         flight.withdraw = withdraw
         flight.hurry = lambda: dispatcher.promote(turn)
 
-    def _land_from_cache(self) -> bool:
+    def land_from_cache(self) -> bool:
+        """Whether the sound was in the cache; then the flight has landed."""
         audio = self._synthesizer.recall(self._flight.key)
         if audio is not None:
             self._synthesizer.metrics.note_sound("cache", audio.seconds)

@@ -1,6 +1,7 @@
 """Two caches as one: the process's own, and behind it the one that processes share."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 from tts_service.cache import BoundedCache
 from tts_service.shared_cache import SharedCache, Timeout
@@ -28,7 +29,7 @@ class Tiers:
         if found is None or not self._is_sound(found[0]):
             return None
         value, seconds = found
-        self._own.keep(key, value, seconds)
+        self._own.set(key, value, timedelta(seconds=seconds))
         return value
 
     def set(self, key: str, value: bytes, timeout: Timeout = None) -> bool:
