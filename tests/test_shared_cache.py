@@ -185,13 +185,18 @@ def test_a_redis_that_is_not_there_costs_a_request_less_than_a_quarter_second(
 def test_a_frozen_redis_costs_a_request_less_than_a_quarter_second_and_is_used_again(
     shared: SharedCache, redis_server: RedisServer
 ) -> None:
-    shared.set("key", b"value")
-    redis_server.freeze()
-    assert seconds_of(lambda: ask_a_lot(shared)) < PATIENCE
-    assert not shared.is_up
-    redis_server.thaw()
-    wait_until(lambda: shared.is_up, 3)
-    assert shared.get("key") == b"value"
+    def cost() -> float:
+        shared.set("key", b"value")
+        redis_server.freeze()
+        seconds = seconds_of(lambda: ask_a_lot(shared))
+        assert not shared.is_up
+        redis_server.thaw()
+        wait_until(lambda: shared.is_up, 5)
+        assert shared.get("key") == b"value"
+        return seconds
+
+    # At best: a busy machine only adds to it.
+    assert min(cost() for _ in range(3)) < PATIENCE
 
 
 @contextmanager
@@ -221,14 +226,35 @@ def slow_way(port: int, seconds: float) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.15])
-def test_a_slow_redis_costs_a_request_little_more_than_half_a_second(
+def test_a_slow_redis_costs_a_request_less_than_a_quarter_second_and_what_it_takes_to_ask(
     seconds: float, connect: Connect, redis_server: RedisServer
 ) -> None:
     with slow_way(redis_server.port, seconds) as port:
         slow = connect(f"redis://127.0.0.1:{port}")
-        assert seconds_of(lambda: ask_a_lot(slow)) < 0.7  # 80 answers would take 4 s or 12
-        assert "it is slow" in slow.report()["last_error"]
+        assert seconds_of(lambda: ask_a_lot(slow)) < PATIENCE + seconds  # 80 answers: 4 s or 12
+        assert slow.report()["state"] == "down"
         slow.close()
+
+
+def test_our_own_busy_threads_are_not_taken_for_a_slow_redis(connect: Connect) -> None:
+    """Forty threads that compute between their questions make each wait long for its turn."""
+    busy = connect()
+    longest: list[float] = []
+
+    def ask_and_compute() -> None:
+        for number in range(20):
+            began = time.perf_counter()
+            busy.get(f"segment:{number}")
+            longest.append(time.perf_counter() - began)
+            sum(at * at for at in range(20_000))
+
+    threads = [threading.Thread(target=ask_and_compute) for _ in range(40)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert max(longest) > 0.03, "nobody had to wait"
+    assert busy.report() == {"url": busy.name, "state": "up", "last_error": None}
 
 
 def test_a_restarted_redis_is_used_again(shared: SharedCache, redis_server: RedisServer) -> None:

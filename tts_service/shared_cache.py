@@ -7,7 +7,6 @@ back: a request waits for it once at most, and goes on without.
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -22,19 +21,15 @@ from redis.retry import Retry
 
 from tts_service.logs import without_credentials
 from tts_service.metrics import Metrics
+from tts_service.patience import Patience, patiently
 
 logger = logging.getLogger(__name__)
 
 #: Before every key. The number is the version of what the values look like.
 PREFIX: Final = "tts:1:"
-_PATIENCE: Final = 0.2  # seconds for one answer; a busy machine may well stand still for half of it
-#: A request asks several times, so slowness is a fault as well: so many answers in a row that took
-#: so many seconds, or a third as many that took even more. Not fewer: it may be our own threads
-#: that are slow, when many want to run.
-_SLOW: Final = 0.03
-_VERY_SLOW: Final = 0.1
-_MOST_SLOW_ANSWERS: Final = 8
-_BYTES_PER_SECOND: Final = 50_000_000  # what a large value may take longer
+_PATIENCE: Final = 0.2  # seconds of slowness, in one answer or in several in a row
+#: Bytes of a value. A larger one could not be had in time over a network of a gigabit.
+_LARGEST: Final = 10_000_000
 _NO_EXPIRY: Final = -1  # PTTL's word for it
 _PROBE_SECONDS: Final = 0.5
 #: How long a claim outlives a holder that was killed, and how often one that lives renews it.
@@ -62,31 +57,29 @@ class SharedCache(RedisCache):
         *,
         default_timeout: int = 86400,
         max_bytes: int = 256 * 1024 * 1024,
-        prefix: str = PREFIX,
         metrics: Metrics | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        client = redis.Redis.from_url(
+        self._patience = Patience(_PATIENCE)
+        pool = redis.ConnectionPool.from_url(
             url,
             socket_connect_timeout=_PATIENCE,
-            socket_timeout=_PATIENCE,
+            socket_timeout=_PATIENCE,  # of a TLS handshake; then patience takes over
             # Once more at once, for a connection that has broken since it was last used.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             # What a new connection would say first, at the cost of a round trip each.
             protocol=2,
             driver_info=None,
         )
-        super().__init__(host=client, default_timeout=default_timeout, key_prefix=prefix)
+        pool.connection_class = patiently(pool.connection_class, self._patience)
+        client = redis.Redis.from_pool(pool)
+        super().__init__(host=client, default_timeout=default_timeout, key_prefix=PREFIX)
         self.name = without_credentials(url)
         self._redis = client
-        self._prefix = prefix
-        self._max_bytes = max_bytes
+        self._max_bytes = min(max_bytes, _LARGEST)
         self._metrics = metrics or Metrics()
-        self._clock = clock
         self._lock = threading.Lock()
         self._is_up = True  # until it is found otherwise
         self._is_refusing = False
-        self._slow_answers = 0  # in a row
         self._last_error: str | None = None
         self._stop = threading.Event()
         self._metrics.note_redis(is_up=True)
@@ -102,8 +95,8 @@ class SharedCache(RedisCache):
 
         def ask() -> tuple[bytes | None, int]:
             with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.get(self._prefix + key)
-                pipeline.pttl(self._prefix + key)
+                pipeline.get(PREFIX + key)
+                pipeline.pttl(PREFIX + key)
                 value, milliseconds = pipeline.execute()
             return value, milliseconds
 
@@ -122,17 +115,17 @@ class SharedCache(RedisCache):
         return self._store(key, value, timeout, only_new=True)
 
     def has(self, key: str) -> bool:
-        return bool(self._ask(lambda: self._redis.exists(self._prefix + key), 0))
+        return bool(self._ask(lambda: self._redis.exists(PREFIX + key), 0))
 
     def delete(self, key: str) -> bool:
         """Whether there was a value."""
-        return bool(self._ask(lambda: self._redis.delete(self._prefix + key), 0))
+        return bool(self._ask(lambda: self._redis.delete(PREFIX + key), 0))
 
     def clear(self) -> bool:
         """Drop everything under the prefix, without holding Redis up for others."""
 
         def ask() -> bool:
-            for key in self._redis.scan_iter(match=f"{self._prefix}*", count=500):
+            for key in self._redis.scan_iter(match=f"{PREFIX}*", count=500):
                 self._redis.unlink(key)
             return True
 
@@ -168,7 +161,7 @@ class SharedCache(RedisCache):
         return frozenset(key for key, token in zip(keys, tokens, strict=False) if token is not None)
 
     def _claim_key(self, key: str) -> str:
-        return f"{self._prefix}claim:{key}"
+        return f"{PREFIX}claim:{key}"
 
     # -- faults --------------------------------------------------------------------------------
 
@@ -198,23 +191,23 @@ class SharedCache(RedisCache):
 
         def ask() -> bool:
             answer = self._redis.set(
-                self._prefix + key,
+                PREFIX + key,
                 memoryview(value),  # a subclass of bytes could do anything when it is written
                 px=max(1, round(seconds * 1000)) if seconds else None,
                 nx=only_new,
             )
             return bool(answer)
 
-        is_stored = self._ask(ask, otherwise=False, size=len(value))
+        is_stored = self._ask(ask, otherwise=False)
         if is_stored:
             self._is_refusing = False
         return is_stored
 
-    def _ask(self, ask: Callable[[], T], otherwise: T, size: int = 0) -> T:
+    def _ask(self, ask: Callable[[], T], otherwise: T) -> T:
         """What Redis answers, or `otherwise`."""
         if not self._is_up or self._stop.is_set():
             return otherwise
-        began = self._clock()
+        self._patience.begin()
         try:
             answer = ask()
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
@@ -223,19 +216,9 @@ class SharedCache(RedisCache):
         except redis.RedisError as error:  # it answers, but refuses: full, read-only, ...
             self._note_refusal(str(error))
             return otherwise
-        if isinstance(answer, tuple) and isinstance(answer[0], bytes):
-            size = len(answer[0])
-        took = self._clock() - began
-        self._note_pace(took - size / _BYTES_PER_SECOND)
+        if not self._patience.end():
+            self._go_down("it has been slow for too long")
         return answer
-
-    def _note_pace(self, took: float) -> None:
-        if took < _SLOW:
-            self._slow_answers = 0
-            return
-        self._slow_answers += 1 if took < _VERY_SLOW else 3
-        if self._slow_answers >= _MOST_SLOW_ANSWERS:
-            self._go_down(f"it is slow; an answer took {took * 1000:.0f} ms")
 
     def _note_refusal(self, error: str) -> None:
         self._metrics.note_redis_fault()
@@ -255,19 +238,24 @@ class SharedCache(RedisCache):
 
     def _probe(self) -> None:
         while not self._stop.wait(_PROBE_SECONDS):
-            began = self._clock()
-            try:
-                self._redis.ping()
-            except (redis.RedisError, OSError):
-                continue
-            if self._clock() - began < _SLOW:
+            if self._is_quick():
                 break
         else:
             return
         with self._lock:
-            self._is_up, self._is_refusing, self._slow_answers = True, False, 0
+            self._is_up, self._is_refusing = True, False
         self._metrics.note_redis(is_up=True)
         logger.info("redis %s is back", self.name)
+
+    def _is_quick(self) -> bool:
+        """Whether it answers a ping, and not slowly."""
+        self._patience.forgive()
+        self._patience.begin()
+        try:
+            self._redis.ping()
+        except (redis.RedisError, OSError):
+            return False
+        return self._patience.end() and not self._patience.debt
 
 
 def _is_renewed(claim: Lock) -> bool:
