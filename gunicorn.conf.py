@@ -15,6 +15,7 @@ from tts_service.start import (
     CannotStart,
     leave,
     require_free_port,
+    share_memory_among_threads,
     start_demo_backend,
     start_in_background,
     welcome,
@@ -42,6 +43,8 @@ control_socket_disable = True
 logconfig_dict = logging_config(_config.LOG_LEVEL, _config.LOG_FORMAT)
 if Path("/dev/shm").is_dir():  # noqa: S108 - gunicorn's own advice: no disk under the heartbeat
     worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+share_memory_among_threads()
 
 _BOOT_SECONDS = 60
 _demo = None
