@@ -20,8 +20,12 @@ from tts_service.audio import FORMATS, Audio, decode
 from tts_service.backends.base import Segment
 from tts_service.backends.binding import Binding, Parameter
 from tts_service.cache import BoundedCache
+from tts_service.captions import Captions
 from tts_service.cues import Cue, Span
 from tts_service.dispatcher import Dispatcher
+from tts_service.hits import Head, Hits
+from tts_service.keys import ApiKeys
+from tts_service.metrics import Metrics
 from tts_service.speech_request import parse_speech_request
 from tts_service.sse import as_events
 from tts_service.synthesizer import Plan, Speech, Synthesizer
@@ -246,6 +250,41 @@ def test_notes_that_somebody_else_wrote_tell_nothing(service: Service, times: ob
 def test_what_is_not_spoken_has_no_cue(service: Service, text: str) -> None:
     plan = service.plan(input=text)
     assert service.whole(plan)[1] == service.kept(plan) == []
+
+
+# -- hits ------------------------------------------------------------------------------------------
+
+
+def test_the_poller_links_captions_that_are_there_and_of_this_very_answer(service: Service) -> None:
+    keys = ApiKeys(())
+    hits = Hits(
+        *(service.synthesizer, service.cache, Metrics()),
+        keys=keys,
+        max_input_chars=1000,
+        allows_origins=False,
+    )
+    captions = Captions(service.cache, keys)
+    fields = {"input": "By the poller. In two parts.", "response_format": "mp3"}
+    plan = service.plan(**fields)
+    _, told = service.whole(plan)
+
+    def find(**more: object) -> bytes | None:
+        body = json.dumps({**fields, **more}).encode()
+        hit = hits.find(Head("/v1/audio/speech", None), body, "127.0.0.1")
+        return hit and hit.head
+
+    assert b"\r\nLink: " not in (find() or b"\r\nLink: ")
+    assert find(timestamps=True) is None
+    record = service.synthesizer.find(plan)
+    assert record is not None
+    captions.keep(plan.key, record.digest, told)
+    head = find(timestamps=True) or b""
+    assert [f"Link: {link}" for link in captions.links(plan.key)] == [
+        line for line in head.decode().split("\r\n") if line.startswith("Link: ")
+    ]
+    assert head.endswith(b"\r\n\r\n")
+    service.cache.set(plan.key, records.pack(b"spoken anew")[0])
+    assert find(timestamps=True) is None
 
 
 # -- events ----------------------------------------------------------------------------------------
