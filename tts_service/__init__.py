@@ -7,6 +7,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 
 from tts_service.backends.gradio import GradioBackend
+from tts_service.blueprints.captions import captions
 from tts_service.blueprints.errors import errors
 from tts_service.blueprints.health import health
 from tts_service.blueprints.metrics import metrics
@@ -14,6 +15,7 @@ from tts_service.blueprints.models import models
 from tts_service.blueprints.openapi import openapi
 from tts_service.blueprints.speech import speech
 from tts_service.cache import BoundedCache, SpeechCache
+from tts_service.captions import Captions
 from tts_service.claims import Claims
 from tts_service.dispatcher import Dispatcher
 from tts_service.extensions import Services, cache
@@ -43,7 +45,7 @@ def create_app(config: object) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions["tts_service"] = services = _build(app)
-    for blueprint in (errors, health, metrics, models, openapi, speech):
+    for blueprint in (captions, errors, health, metrics, models, openapi, speech):
         app.register_blueprint(blueprint)
     _allow_origins(app)
     app.wsgi_app = Front(app.wsgi_app, metrics=services.metrics)  # type: ignore[method-assign] # Flask's way to wrap it
@@ -54,6 +56,7 @@ def _allow_origins(app: Flask) -> None:
     """Let web pages of the configured origins call, and read what SDKs look for."""
     if app.config["CORS_ORIGINS"]:
         told = ["X-Request-ID", "Retry-After", "X-Cache", "Server-Timing", "ETag", "Content-Range"]
+        told += ["Link"]
         # Compiled, or some would be taken for patterns: http://[::1]:3000 has brackets.
         origins = [
             origin if origin == "*" else re.compile(re.escape(origin) + "$", re.IGNORECASE)
@@ -103,7 +106,18 @@ def _build(app: Flask) -> Services:
         max_input_chars=settings["MAX_INPUT_CHARS"],
         allows_origins=bool(settings["CORS_ORIGINS"]),
     )
-    return Services(voices, bounded, shared, dispatcher, synthesizer, self_test, counts, keys, hits)
+    return Services(
+        voices=voices,
+        cache=bounded,
+        shared_cache=shared,
+        dispatcher=dispatcher,
+        synthesizer=synthesizer,
+        self_test=self_test,
+        metrics=counts,
+        keys=keys,
+        hits=hits,
+        captions=Captions(memory, keys),
+    )
 
 
 def _dispatcher(app: Flask, metrics: Metrics) -> Dispatcher:
