@@ -12,6 +12,7 @@ from tts_service.blueprints.health import health
 from tts_service.blueprints.metrics import metrics
 from tts_service.blueprints.models import models
 from tts_service.blueprints.openapi import openapi
+from tts_service.blueprints.page import page
 from tts_service.blueprints.speech import speech
 from tts_service.cache import BoundedCache, SpeechCache
 from tts_service.claims import Claims
@@ -43,7 +44,7 @@ def create_app(config: object) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions["tts_service"] = services = _build(app)
-    for blueprint in (errors, health, metrics, models, openapi, speech):
+    for blueprint in (errors, health, metrics, models, openapi, page, speech):
         app.register_blueprint(blueprint)
     _allow_origins(app)
     app.wsgi_app = Front(app.wsgi_app, metrics=services.metrics)  # type: ignore[method-assign] # Flask's way to wrap it
