@@ -7,6 +7,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_cors import CORS
 
 from tts_service.backends.gradio import GradioBackend
+from tts_service.blueprints.captions import captions
 from tts_service.blueprints.errors import errors
 from tts_service.blueprints.health import health
 from tts_service.blueprints.metrics import metrics
@@ -15,6 +16,7 @@ from tts_service.blueprints.openapi import openapi
 from tts_service.blueprints.page import page
 from tts_service.blueprints.speech import speech
 from tts_service.cache import BoundedCache, SpeechCache
+from tts_service.captions import Captions
 from tts_service.claims import Claims
 from tts_service.dispatcher import Dispatcher
 from tts_service.extensions import Services, cache
@@ -44,7 +46,7 @@ def create_app(config: object) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions["tts_service"] = services = _build(app)
-    for blueprint in (errors, health, metrics, models, openapi, page, speech):
+    for blueprint in (captions, errors, health, metrics, models, openapi, page, speech):
         app.register_blueprint(blueprint)
     _allow_origins(app)
     app.wsgi_app = Front(app.wsgi_app, metrics=services.metrics)  # type: ignore[method-assign] # Flask's way to wrap it
@@ -104,7 +106,18 @@ def _build(app: Flask) -> Services:
         max_input_chars=settings["MAX_INPUT_CHARS"],
         allows_origins=bool(settings["CORS_ORIGINS"]),
     )
-    return Services(voices, bounded, shared, dispatcher, synthesizer, self_test, counts, keys, hits)
+    return Services(
+        voices=voices,
+        cache=bounded,
+        shared_cache=shared,
+        dispatcher=dispatcher,
+        synthesizer=synthesizer,
+        self_test=self_test,
+        metrics=counts,
+        keys=keys,
+        hits=hits,
+        captions=Captions(memory, keys),
+    )
 
 
 def _dispatcher(app: Flask, metrics: Metrics) -> Dispatcher:

@@ -5,7 +5,8 @@ SpeechError                      500 server_error
 │   ├── VoiceNotFound            400 voice_not_found
 │   ├── InvalidApiKey            401 invalid_api_key
 │   ├── NotFound                 404
-│   │   └── ModelNotFound        404 model_not_found
+│   │   ├── ModelNotFound        404 model_not_found
+│   │   └── CaptionsNotFound     404 captions_not_found
 │   ├── UnsupportedMediaType     415
 │   └── VoiceExists              409 voice_exists
 ├── PromptMissing                500: the default voice's recording is not there
@@ -90,6 +91,10 @@ class NotFound(InvalidRequest):
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+
+
+class CaptionsNotFound(NotFound):
+    code = "captions_not_found"
 
 
 class UnsupportedMediaType(InvalidRequest):

@@ -6,6 +6,7 @@ from flask import current_app
 from flask_caching import Cache
 
 from tts_service.cache import BoundedCache
+from tts_service.captions import Captions
 from tts_service.dispatcher import Dispatcher
 from tts_service.hits import Hits
 from tts_service.keys import ApiKeys
@@ -31,6 +32,7 @@ class Services:
     metrics: Metrics
     keys: ApiKeys
     hits: Hits
+    captions: Captions
 
 
 def services() -> Services:

@@ -14,6 +14,7 @@ from email.utils import formatdate
 
 from tts_service import records
 from tts_service.cache import BoundedCache
+from tts_service.captions import Captions
 from tts_service.errors import InvalidApiKey, SpeechError
 from tts_service.front import CACHE_CONTROL, NOTES, PRINTABLE, AccessLine, plain_path
 from tts_service.keys import ApiKeys
@@ -65,6 +66,7 @@ class Hits:
         self._cache = cache  # the process's own: another could keep us waiting
         self._metrics = metrics
         self._keys = keys
+        self._captions = Captions(cache, keys)
         self._max_input_chars = max_input_chars
         self._allows_origins = allows_origins
         self._clock = clock
@@ -91,13 +93,16 @@ class Hits:
     def find(self, head: Head, body: bytes, client: str) -> Hit | None:
         """The answer to a request, if it is whole and in the cache."""
         began = self._clock()
-        plan = self._plan(body)
-        if plan is None:
+        known = self._plan(body)
+        if known is None:
             return None
+        asked, plan = known
         found = records.view(self._cache.get(plan.key))
         if found is None:
             return None
         digest, sound, told = found
+        if asked.timestamps and not self._captions.are_kept(plan.key, digest):
+            return None
         self._metrics.note_sound("cache", told.get("seconds", 0.0))
         new_id = head.request_id or secrets.token_hex(16)
         request_id.set(new_id)
@@ -114,11 +119,13 @@ class Hits:
             f"Connection: keep-alive\r\nContent-Type: {plan.format.content_type}\r\n"
             f'Content-Length: {len(sound)}\r\nETag: "{digest}"\r\n'
             f"Cache-Control: {CACHE_CONTROL}\r\nX-Cache: HIT\r\n"
-            f"Server-Timing: total;dur={spent:.1f}\r\nX-Request-ID: {new_id}\r\n\r\n"
+            f"Server-Timing: total;dur={spent:.1f}\r\nX-Request-ID: {new_id}\r\n"
         )
-        return Hit(answer.encode("latin-1"), sound, line)
+        if asked.timestamps:
+            answer += "".join(f"Link: {link}\r\n" for link in self._captions.links(plan.key))
+        return Hit(f"{answer}\r\n".encode("latin-1"), sound, line)
 
-    def _plan(self, body: bytes) -> Plan | None:
+    def _plan(self, body: bytes) -> tuple[SpeechRequest, Plan] | None:
         """What the body asks for; None if that is wrong, streamed as events, or not known yet."""
         known = self._plans.get(body)
         try:
@@ -130,7 +137,7 @@ class Hits:
             return None
         if plan is not before:
             self._remember(body, asked, plan)
-        return plan
+        return asked, plan
 
     def _parse(self, body: bytes) -> SpeechRequest:
         return parse_speech_request(json.loads(body), max_input_chars=self._max_input_chars)

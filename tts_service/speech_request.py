@@ -57,6 +57,8 @@ class SpeechRequest(BaseModel):
     """How to stream the answer: its bytes, or server-sent events. Absent: a whole answer."""
     stream: bool = False
     """The same as `stream_format: audio`."""
+    timestamps: bool = False
+    """Whether to tell when each piece of the text is heard: by events, or by captions to fetch."""
     instructions: Annotated[str, Field(max_length=4096)] | None = None
     """How to speak, for backends that have a parameter for it."""
 

@@ -12,19 +12,30 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from tts_service import records
-from tts_service.audio import FORMATS, Audio, Encoder, Format, decode, fade_edges, silence, wav
+from tts_service.audio import (
+    FORMATS,
+    Audio,
+    Encoder,
+    Format,
+    decode,
+    fade_edges,
+    silence,
+    stretched_frames,
+    wav,
+)
 from tts_service.audio import stretch as stretched
 from tts_service.backends.base import Segment
 from tts_service.backends.binding import Binding
 from tts_service.cache import SpeechCache
 from tts_service.claims import Claim, Claims
+from tts_service.cues import Cue, Span, joined, span, spans_from_text, spans_to_text
 from tts_service.dispatcher import Call, Dispatcher, Line, Spoken
 from tts_service.errors import BackendTimeout, SpeechError
 from tts_service.flights import Flight, Flights, Withdrawn
@@ -78,7 +89,7 @@ class Plan:
     @cached_property
     def key(self) -> str:
         """The whole answer's key."""
-        if self._may_be_one_segment:
+        if self.is_a_segments:
             # One segment in wav at its own speed is the segment's entry itself.
             return segment_key(Segment(self.text, self.voice, self.identity, self.params))
         how = [self.format.name, self.speed, self.segment_chars, self.pause]
@@ -93,8 +104,14 @@ class Plan:
         """Whether neither the recording nor the model has changed since."""
         return self.voice.fingerprint == voice.fingerprint and self.identity == identity
 
+    def cues(self, spans: Sequence[Span], first: int = 0) -> list[Cue]:
+        """The segments from the `first` on, each with its span, of which there may be fewer."""
+        texts = [segment.text for segment in self.segments[first : first + len(spans)]]
+        return joined(texts, spans)
+
     @property
-    def _may_be_one_segment(self) -> bool:
+    def is_a_segments(self) -> bool:
+        """Whether the answer's entry in the cache is that of its only segment."""
         return (
             self.format.name == "wav"
             and self.speed == 1
@@ -196,14 +213,45 @@ class Synthesizer:
             self.metrics.note_sound("cache", record.notes.get("seconds", 0.0))
         return record
 
+    def cues(self, plan: Plan, record: Record) -> list[Cue] | None:
+        """When each segment is heard in a finished answer; None if nobody knows any more."""
+        spans: list[Span] | None
+        if plan.is_a_segments:
+            spans = [span(0, record.notes.get("seconds", 0.0))]
+        elif "times" in record.notes:
+            spans = spans_from_text(record.notes["times"])
+        else:
+            spans = self._spans_by_segments(plan)
+        is_whole = spans is not None and len(spans) == len(plan.segments)
+        return plan.cues(spans) if spans is not None and is_whole else None
+
+    def _spans_by_segments(self, plan: Plan) -> list[Span] | None:
+        """What `Speech` would note, by the segments' entries."""
+        spans: list[Span] = []
+        at = 0.0
+        for segment in plan.segments:
+            audio = self.recall(segment_key(segment))
+            if audio is None:
+                return None
+            at = at or plan.format.delay(audio.rate)
+            end = at + stretched_frames(audio.frames, plan.speed) / audio.rate
+            spans.append(span(at, end))
+            at = end + silence(audio.rate, plan.pause).seconds
+        return spans
+
     def recall(self, key: str) -> Audio | None:
         """A segment's sound, if it is in the cache."""
         record = records.unpack(self.cache.get(key))
         return None if record is None else decode(record.body)
 
-    def remember(self, key: str, body: bytes, seconds: float) -> Record:
-        """Put sound into the cache."""
-        packed, record = records.pack(body, {"seconds": round(seconds, 3)})
+    def remember(
+        self, key: str, body: bytes, seconds: float, spans: Iterable[Span] | None = None
+    ) -> Record:
+        """Put sound into the cache; with an answer, when each of its segments is heard."""
+        notes: dict[str, Any] = {"seconds": round(seconds, 3)}
+        if spans is not None:
+            notes["times"] = spans_to_text(spans)
+        packed, record = records.pack(body, notes)
         self.cache.set(key, packed)
         return record
 
@@ -235,6 +283,9 @@ class Speech:
         self._joined_answer = False
         self._waited = self._queued = self._encoded = 0.0  # seconds
         self._seconds = 0.0  # of sound
+        self._heard: list[tuple[float, float]] = []  # each segment, in seconds of sound
+        self._delay = 0.0  # seconds before the sound
+        self.record: Record | None = None  # once it is finished, and kept
 
     # -- the two ways out ----------------------------------------------------------------------
 
@@ -274,7 +325,7 @@ class Speech:
             if not self._pieces and not self._is_next_there(late):
                 yield b""
             while (piece := self._next_piece()) is not None:
-                encoder = encoder or self._plan.format.encoder(piece.rate, streamed=True)
+                encoder = encoder or self._encoder(piece.rate, streamed=True)
                 frames += piece.frames
                 if chunk := self._timed(encoder.encode, piece):
                     chunks.append(chunk)
@@ -316,6 +367,10 @@ class Speech:
         seconds = {"queue": queued, "synth": self._waited - queued, "encode": self._encoded}
         return {name: value * 1000 for name, value in {**seconds, "total": total}.items()}
 
+    def cues(self, first: int = 0) -> list[Cue]:
+        """When each segment is heard, from the `first` on, as far as they are made."""
+        return self._plan.cues(self._spans(first), first)
+
     # -- making it -----------------------------------------------------------------------------
 
     def _landed_meanwhile(self) -> Record | None:
@@ -336,7 +391,7 @@ class Speech:
                 piece = self._make_piece()
                 # Kept besides: a stream that takes over begins again, with another encoder.
                 self._pieces.append(piece)
-                encoder = encoder or self._plan.format.encoder(piece.rate, streamed=False)
+                encoder = encoder or self._encoder(piece.rate, streamed=False)
                 self._timed(encoder.encode, piece)
             assert encoder is not None, "there is at least a silence"
             return self._keep(self._timed(encoder.flush))
@@ -349,9 +404,20 @@ class Speech:
                 encoder.close()
 
     def _keep(self, body: bytes) -> Record:
-        record = self._synthesizer.remember(self._plan.key, body, self._seconds)
-        self._land_answer(record)
-        return record
+        plan = self._plan
+        # The entry of a segment must be the same, whoever makes it.
+        spans = None if plan.is_a_segments else self._spans()
+        self.record = self._synthesizer.remember(plan.key, body, self._seconds, spans)
+        self._land_answer(self.record)
+        return self.record
+
+    def _encoder(self, rate: int, *, streamed: bool) -> Encoder:
+        encoder = self._plan.format.encoder(rate, streamed=streamed)
+        self._delay = encoder.delay
+        return encoder
+
+    def _spans(self, first: int = 0) -> list[Span]:
+        return [span(self._delay + a, self._delay + b) for a, b in self._heard[first:]]
 
     def _land_answer(self, outcome: Record | SpeechError) -> None:
         flight, self._answer_flight = self._answer_flight, None
@@ -391,6 +457,7 @@ class Speech:
 
     def _piece(self, audio: Audio) -> Audio:
         audio = self._timed(stretched, audio, self._plan.speed)
+        self._heard.append((self._seconds, self._seconds + audio.seconds))
         if self._count == 1:
             return audio
         audio = fade_edges(audio)

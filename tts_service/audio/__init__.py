@@ -6,7 +6,7 @@ Everything works on mono 16-bit samples and FFmpeg's libraries; nothing here kno
 """
 
 from .decoding import UndecodableAudio, decode
-from .filters import FASTEST, SLOWEST, Resampler, resample, stretch
+from .filters import FASTEST, SLOWEST, Resampler, resample, stretch, stretched_frames
 from .formats import FORMATS, Encoder, Format
 from .sound import Audio, fade_edges, silence, wav, wav_header
 
@@ -24,6 +24,7 @@ __all__ = [
     "resample",
     "silence",
     "stretch",
+    "stretched_frames",
     "wav",
     "wav_header",
 ]

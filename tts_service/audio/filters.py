@@ -67,8 +67,13 @@ def resample(audio: Audio, rate: int) -> Audio:
     return Audio(rate, resampler.feed(audio.pcm) + resampler.flush())
 
 
+def stretched_frames(frames: int, speed: float) -> int:
+    """How many samples `stretch` makes of so many."""
+    return round(frames / speed)
+
+
 def stretch(audio: Audio, speed: float) -> Audio:
-    """The same sound `speed` times as fast, its pitch kept: `round(frames / speed)` samples.
+    """The same sound `speed` times as fast, its pitch kept: `stretched_frames` samples.
 
     Speed 1 returns the same object. Raises ValueError outside `SLOWEST` to `FASTEST`.
     """
@@ -80,7 +85,7 @@ def stretch(audio: Audio, speed: float) -> Audio:
     # silence behind the sound pushes all of the sound out.
     tail = silence(audio.rate, 0.25 * max(1.0, speed))
     stretched = pcm_of(_atempo(Audio(audio.rate, audio.pcm + tail.pcm), speed))
-    return Audio(audio.rate, _fit(stretched, round(audio.frames / speed)))
+    return Audio(audio.rate, _fit(stretched, stretched_frames(audio.frames, speed)))
 
 
 def _atempo(audio: Audio, speed: float) -> Iterator[av.AudioFrame]:

@@ -25,6 +25,11 @@ class Encoder(Protocol):
     runs on through the joins. One of another rate is resampled by itself.
     """
 
+    @property
+    def delay(self) -> float:
+        """Seconds that a player hears before the sound begins."""
+        ...
+
     def encode(self, audio: Audio) -> bytes:
         """The bytes that are ready so far and were not given out before; maybe none."""
         ...
@@ -54,8 +59,10 @@ class Format:
     container_options: Mapping[str, str] = field(default_factory=dict)
     #: Container options for an answer that goes out while it is made.
     streaming_options: Mapping[str, str] = field(default_factory=dict)
-    #: Samples of silence that the codec puts before the sound, in packets that may be left out.
+    #: Samples of silence that codec and decoder put before the sound, and no header tells to skip.
     lead_in: int = 0
+    #: Whether packets that hold nothing else may be left out.
+    drops_lead_in: bool = False
 
     def rate_for(self, rate: int) -> int:
         """The lowest rate of this format that keeps all of a sound of `rate` Hz, or its highest."""
@@ -70,6 +77,14 @@ class Format:
         if self.codec is None:
             return _SampleEncoder(self, rate, streamed=streamed)
         return _CodecEncoder(self, rate, streamed=streamed)
+
+    def delay(self, rate: int) -> float:
+        """Seconds that a player hears before a sound of `rate` Hz begins."""
+        encoder = self.encoder(rate, streamed=False)
+        try:
+            return encoder.delay
+        finally:
+            encoder.close()
 
     def completed(self, streamed: bytes, frames: int) -> bytes:
         """All bytes of a stream of `frames` samples, its header now telling the length."""
@@ -114,6 +129,7 @@ _TABLE = (
         container_options={"write_xing": "0", "id3v2_version": "0"},
         # LAME's 576 and the decoder's 529. Only the Xing header could tell players to skip them.
         lead_in=1105,
+        drops_lead_in=True,
     ),
     Format(
         "opus",
@@ -133,11 +149,12 @@ _TABLE = (
         codec="aac",
         container="adts",
         bit_rate=96_000,
-        # Not below 24 kHz, for the same reason as mp3. Its packets overlap: none can be left out.
+        # Not below 24 kHz, for the same reason as mp3.
         rates=(24_000, 32_000, 44_100, 48_000),
         # A fifth of the default's work and as true to voices; only pure tones near full scale lose
         # up to 3 dB.
         codec_options={"aac_coder": "fast"},
+        lead_in=1024,  # its packets overlap: none can be left out
     ),
     Format(
         "flac",
@@ -155,6 +172,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType({format_.name: format_ for form
 
 class _SampleEncoder:
     """wav and pcm: the samples themselves, with or without a header."""
+
+    delay = 0.0
 
     def __init__(self, format_: Format, rate: int, *, streamed: bool) -> None:
         self._resampler = Resampler(rate, format_.rate_for(rate))
@@ -239,9 +258,13 @@ class _CodecEncoder:
         if format_.bit_rate:
             self._stream.bit_rate = format_.bit_rate
         self._container.start_encoding()
-        self._packets_to_skip = format_.lead_in // max(1, self._stream.codec_context.frame_size)
+        packet = max(1, self._stream.codec_context.frame_size)
+        self._packets_to_skip = format_.lead_in // packet if format_.drops_lead_in else 0
+        lead_in = format_.lead_in - self._packets_to_skip * packet
+        self.delay = lead_in / self._stream.codec_context.sample_rate
         if self._packets_to_skip:
             self._feed(silence(rate, _CLEAN_START))
+            self.delay += _CLEAN_START
 
     def encode(self, audio: Audio) -> bytes:
         self._feed(audio)

@@ -3,7 +3,7 @@
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Response, current_app, request
@@ -11,12 +11,14 @@ from flask import Blueprint, Response, current_app, request
 from tts_service.backends.base import ModelChanged
 from tts_service.blueprints.auth import require_key
 from tts_service.blueprints.client import as_asked, break_off, client_has_left
+from tts_service.captions import Captions
+from tts_service.cues import Cue
 from tts_service.errors import InvalidRequest, SpeechError, UnsupportedMediaType
 from tts_service.extensions import services
 from tts_service.front import CACHE_CONTROL, NOTES
 from tts_service.records import Record
 from tts_service.speech_request import SpeechRequest, parse_speech_request
-from tts_service.sse import as_events
+from tts_service.sse import as_events, no_cues
 from tts_service.synthesizer import Departed, Plan, Speech, Verdict
 
 if TYPE_CHECKING:
@@ -88,35 +90,63 @@ def _speak(asked: SpeechRequest, late: float) -> Response:
         making.close()
         raise
     making.close()
-    return _told(_whole(plan, record), making.verdict, making.timing)
+    return _told(_whole(plan, record, asked), making.verdict, making.timing)
 
 
 def _from_record(plan: Plan, record: Record, asked: SpeechRequest) -> Response:
     if asked.stream_format == "sse":
-        return _in_pieces(iter([record.body]), plan, asked)
-    return _whole(plan, record)
+        cues = (asked.timestamps and services().synthesizer.cues(plan, record)) or []
+        # All of them come first: where in the bytes a segment begins, no format tells.
+        return _in_pieces(iter([record.body]), plan, asked, lambda first: cues[first:])
+    return _whole(plan, record, asked)
 
 
-def _whole(plan: Plan, record: Record) -> Response:
+def _whole(plan: Plan, record: Record, asked: SpeechRequest) -> Response:
     response = Response(record.body, content_type=plan.format.content_type)
     response.set_etag(record.digest)
     response.headers["Cache-Control"] = CACHE_CONTROL
+    if asked.timestamps:
+        cues = services().synthesizer.cues(plan, record)
+        if cues is not None and services().captions.keep(plan.key, record.digest, cues):
+            _link_captions(response, plan)
     return response
+
+
+def _link_captions(response: Response, plan: Plan) -> None:
+    for link in services().captions.links(plan.key):
+        response.headers.add("Link", link)
 
 
 def _streamed(plan: Plan, making: Speech, late: float, asked: SpeechRequest) -> Response:
     chunks = making.stream(late)
     # What fails before the first byte is still an error with its own status.
     chunks = itertools.chain([next(chunks)], chunks)
-    response = _in_pieces(chunks, plan, asked)
+    has_captions = asked.timestamps and asked.stream_format != "sse"
+    if has_captions:
+        chunks = _then_captions(chunks, plan, making, services().captions)
+    response = _in_pieces(chunks, plan, asked, making.cues)
+    if has_captions:
+        _link_captions(response, plan)
     response.call_on_close(making.close)
     return _told(response, making.verdict, making.timing)
 
 
-def _in_pieces(chunks: Iterator[bytes], plan: Plan, asked: SpeechRequest) -> Response:
+def _then_captions(
+    chunks: Iterator[bytes], plan: Plan, making: Speech, captions: Captions
+) -> Iterator[bytes]:
+    """The chunks; after the last one the captions are where the headers said they would be."""
+    yield from chunks
+    if making.record is not None:
+        captions.keep(plan.key, making.record.digest, making.cues())
+
+
+def _in_pieces(
+    chunks: Iterator[bytes], plan: Plan, asked: SpeechRequest, cues: Callable[[int], list[Cue]]
+) -> Response:
     kind = plan.format.content_type
     if asked.stream_format == "sse":
-        chunks, kind = as_events(chunks, plan), "text/event-stream"
+        chunks = as_events(chunks, plan, cues if asked.timestamps else no_cues)
+        kind = "text/event-stream"
     response = Response(_unless_it_breaks(chunks, request.environ), content_type=kind)
     response.headers["X-Accel-Buffering"] = "no"  # nginx passes each piece on at once
     response.headers["Cache-Control"] = "no-store"  # nobody keeps what may break off

@@ -20,7 +20,7 @@ export class Player {
   #spans = []; // one for each segment
   #now = -1; // the segment being heard
   #readTo = 0; // characters of the input that the segments so far cover
-  #piece = { start: 0, from: 0 }; // the segment whose sound is coming: its start, its first chunk
+  #piece = { start: 0, from: 0 }; // what is not in the picture yet: its start, its first chunk
   #url = "";
   #drawn = Promise.resolve();
 
@@ -66,8 +66,7 @@ export class Player {
 
   /** A sentence begins with the next sound. */
   segment(segment) {
-    this.#drawPiece();
-    this.#piece.start = segment.start;
+    if (this.#drawPiece()) this.#piece.start = segment.start;
     this.#addSentence(segment);
     this.#show();
   }
@@ -193,11 +192,11 @@ export class Player {
     setTimeout(() => URL.revokeObjectURL(url), 10_000); // a browser may ask where to, first
   }
 
-  /** Decode what has come since the last call, and put it into the picture. */
+  /** Decode what has come since the last call, and put it into the picture; false if nothing has. */
   #drawPiece() {
     const { sound, wanted } = this.#answer;
     const { start, from } = this.#piece;
-    if (from === sound.length) return;
+    if (from === sound.length) return false;
     const answer = this.#answer;
     // A stream's pieces can be decoded by themselves, since mp3 frames stand alone here.
     const blob = wanted.format === "pcm" ? answer.playable() : new Blob(sound.slice(from));
@@ -206,6 +205,7 @@ export class Player {
       const values = await loudness(await blob);
       if (answer === this.#answer) this.#wave.add(values, start);
     });
+    return true;
   }
 
   // -- sentences --------------------------------------------------------------------------------
