@@ -84,7 +84,7 @@ function dotted(isGood, ...words) {
 }
 
 function backend({ url, state, calls, real_time_factor: factor, last_error: error }) {
-  const pace = factor ? `, ${say("pace", { n: factor.toFixed(2) })}` : "";
+  const pace = factor ? `, ${say("pace", { n: (1 / factor).toFixed(1) })}` : "";
   const isBad = state === "resting" || state === "kept out";
   return make("div", { class: "backend" },
     dotted(state === "ready", known(state)),

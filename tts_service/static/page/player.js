@@ -11,7 +11,7 @@ const EARLY = 0.03; // seconds: a playhead put at a sentence may land this much 
 
 export class Player {
   #root = one("#player");
-  #audio = new Audio();
+  #audio = one("#sound");
   #wave = new Waveform(one("#wave"));
   #slider = one("#wave");
   #text = one("#transcript");

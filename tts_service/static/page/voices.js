@@ -10,7 +10,7 @@ const MANY = 12; // from here on there is a field to find one
 export class Voices {
   #list = one("#voices");
   #found = [];
-  #sample = new Audio();
+  #sample = one("#sample");
   #sampled = ""; // whose recording is being played
   #hasFailed = false;
 
