@@ -79,10 +79,12 @@ export class Player {
   /** Nothing more will come, for whatever reason. What is there is played. */
   async finish({ isStopped = false } = {}) {
     this.#drawPiece();
-    if (this.#live) this.#live.end();
-    else if (this.#answer.sound.length) await this.#load();
+    const hasSound = this.#answer.sound.length > 0;
+    if (!hasSound) this.#empty();
+    else if (this.#live) this.#live.end();
+    else await this.#load();
     if (isStopped) this.#audio.pause();
-    else if (!this.#live && this.#answer.sound.length) this.#play();
+    else if (hasSound && !this.#live) this.#play();
     await this.#drawn;
     this.#show();
   }
@@ -141,8 +143,7 @@ export class Player {
   }
 
   #reset(answer) {
-    this.#audio.pause();
-    this.#live = null;
+    this.#empty();
     this.#answer = answer;
     this.#spans = [];
     this.#now = -1;
@@ -150,13 +151,19 @@ export class Player {
     this.#piece = { start: 0, from: 0 };
     this.#drawn = Promise.resolve();
     this.#wave.clear();
-    this.#audio.removeAttribute("src");
-    this.#audio.load();
-    URL.revokeObjectURL(this.#url);
     this.#text.replaceChildren(make("span", { class: "ahead" }, answer.wanted.input));
     this.#text.scrollTop = 0;
     this.#root.classList.add("is-used");
     this.#show();
+  }
+
+  /** Take away whatever the audio element has. */
+  #empty() {
+    this.#live = null;
+    this.#audio.pause();
+    this.#audio.removeAttribute("src");
+    this.#audio.load();
+    URL.revokeObjectURL(this.#url);
   }
 
   async #load() {

@@ -77,9 +77,10 @@ export class Shelf {
     const text = snippet(wanted.input, 60);
     const face = make("span", { class: "face", "aria-hidden": "true" }, [...(wanted.voice || "?")][0].toUpperCase());
     paint(face, wanted.voice);
-    const again = make("button", { type: "button", class: "again", "aria-label": say("hearAgain", { text }) },
+    const again = make("button", { type: "button", class: "again" },
       face,
       make("span", { class: "words" },
+        make("span", { class: "sr-only" }, say("hearAgain")),
         make("span", { class: "name" }, text),
         make("small", {}, describe(wanted))));
     again.addEventListener("click", () => {

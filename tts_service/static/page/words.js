@@ -74,7 +74,7 @@ const WORDS = {
     shelf: "Heard before",
     shelfEmpty: "What you have had spoken stays here, the last twelve, in this browser only.",
     clearShelf: "Clear all",
-    hearAgain: "Hear again: {text}",
+    hearAgain: "Hear again:",
     forget: "Forget: {text}",
 
     code: "The same as code",
@@ -138,7 +138,6 @@ const WORDS = {
     removeText: "The recording is deleted from the service. Nobody can use this voice any more.",
     remove: "Remove",
     removed: "{name} was removed.",
-    noScript: "This page needs JavaScript.",
   },
   zh: {
     title: "语音合成",
@@ -209,7 +208,7 @@ const WORDS = {
     shelf: "最近听过",
     shelfEmpty: "最近十二次朗读会保存在这里，仅限此浏览器。",
     clearShelf: "全部清除",
-    hearAgain: "再听一遍：{text}",
+    hearAgain: "再听一遍：",
     forget: "移除：{text}",
 
     code: "对应的代码",
@@ -271,7 +270,6 @@ const WORDS = {
     removeText: "录音将从服务中删除，之后任何人都不能再使用这个声音。",
     remove: "删除",
     removed: "{name} 已删除。",
-    noScript: "此页面需要 JavaScript。",
   },
 };
 
