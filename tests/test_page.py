@@ -322,7 +322,7 @@ def test_an_error_is_shown_in_the_services_own_words_with_the_request(
     page: Page, service: Gateway
 ) -> None:
     speak(page, "x" * 5000)
-    alert = page.get_by_role("alert")
+    alert = page.locator("#trouble")
     expect(alert).to_contain_text("'input' has 5000 characters; at most 4096 are allowed.")
     shown = re.search("Request ([0-9a-f]{32})", alert.inner_text())
     assert shown is not None
