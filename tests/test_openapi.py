@@ -143,7 +143,9 @@ def test_a_key_is_required_where_keys_are_set_and_optional_elsewhere() -> None:
 # -- what it says is accepted, is ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("field", ["speed", "stream", "response_format", "stream_format"])
+@pytest.mark.parametrize(
+    "field", ["speed", "stream", "timestamps", "response_format", "stream_format"]
+)
 @given(data=st.data())
 def test_every_text_that_a_pattern_allows_is_understood(field: str, data: st.DataObject) -> None:
     (pattern,) = [

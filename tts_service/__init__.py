@@ -69,6 +69,7 @@ def _allow_origins(app: Flask) -> None:
     """Let web pages of the configured origins call, and read what SDKs look for."""
     if app.config["CORS_ORIGINS"]:
         told = ["X-Request-ID", "Retry-After", "X-Cache", "Server-Timing", "ETag", "Content-Range"]
+        told += ["Link"]
         # Compiled, or some would be taken for patterns: http://[::1]:3000 has brackets.
         origins = [
             origin if origin == "*" else re.compile(re.escape(origin) + "$", re.IGNORECASE)

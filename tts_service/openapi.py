@@ -65,6 +65,7 @@ def document(terms: Terms) -> Json:
         "paths": {
             SPEECH: {"post": _create_speech(terms), "get": _link_speech(terms)},
             **_voices(terms),
+            **_captions(),
             **_menus(),
             **_operation_of_the_service(),
         },
@@ -166,7 +167,7 @@ def _accepted(name: str, own: Json, terms: Terms, nothing: list[str | None]) -> 
             return [form, {"type": "string", "pattern": _in_any_case(form["enum"])}, absent]
         case "speed":
             return [form, {"type": "string", "pattern": _SPEED_IN_WORDS}, absent]
-        case "stream":
+        case "stream" | "timestamps":
             return [
                 form,
                 {"enum": [0, 1]},
@@ -204,7 +205,7 @@ def _create_speech(terms: Terms) -> Json:
             },
         },
         "responses": {
-            "200": _spoken("The sound.", {**_sound(), **_events()}),
+            "200": _spoken("The sound.", {**_sound(), **_events()}, "Link"),
             **_failures(400, *_refusals(terms), 413, 415, 500, 502, 503, 504),
         },
     }
@@ -219,8 +220,8 @@ def _link_speech(terms: Terms) -> Json:
         **_security(terms),
         "parameters": [*_query(terms), *_conditions()],
         "responses": {
-            "200": _spoken("The sound.", _sound(), "Accept-Ranges"),
-            "206": _spoken("The part that was asked for.", _sound(), "Content-Range"),
+            "200": _spoken("The sound.", _sound(), "Accept-Ranges", "Link"),
+            "206": _spoken("The part that was asked for.", _sound(), "Content-Range", "Link"),
             "304": {"description": "The client has it already.", "headers": _headers("ETag")},
             **_failures(400, *_refusals(terms), 416, 500, 502, 503, 504),
         },
@@ -328,6 +329,30 @@ def _hear_voice() -> Json:
     }
 
 
+def _captions() -> Json:
+    name = {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "description": "From the `Link` of an answer that was asked for with `timestamps`.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    }
+    formats = (("WebVTT", "vtt", "text/vtt"), ("SRT", "srt", "application/x-subrip"))
+    operations = {}
+    for title, suffix, kind in formats:
+        summary = f"The captions of an answer, as {title}"
+        operation = _get(f"show{title}", "Speech", summary, _text(kind), 404)["get"]
+        about = "Each piece of the text, and when it is heard. To know the URL is enough: no key."
+        seen = {"description": "The client has it already.", "headers": _headers("ETag")}
+        operation["responses"]["200"]["headers"] = _headers("ETag", "Cache-Control")
+        operation["responses"]["304"] = seen
+        operations[f"{SPEECH}/captions/{{name}}.{suffix}"] = {
+            "get": {**operation, "description": about},
+            "parameters": [name],
+        }
+    return operations
+
+
 def _menus() -> Json:
     name = {
         "name": "model",
@@ -391,7 +416,7 @@ def _refusals(terms: Terms) -> list[int]:
 _FAILURES: Mapping[int, tuple[str, tuple[str, ...]]] = {
     400: ("Not JSON, or a field's type or value is wrong: `param` names it.", ()),
     401: ("The key is missing or wrong: `invalid_api_key`.", ("WWW-Authenticate",)),
-    404: ("Unknown: `model_not_found`, `voice_not_found`.", ()),
+    404: ("Not there: `model_not_found`, `voice_not_found`, `captions_not_found`.", ()),
     408: ("The body took too long to arrive.", ()),
     409: ("`voice_exists`, `voice_not_removable`, `too_many_voices`.", ("x-should-retry",)),
     413: ("The body is too large.", ()),
@@ -472,6 +497,10 @@ _HEADERS: Mapping[str, Json] = {
     "ETag": _header("The hash of a whole answer."),
     "Cache-Control": _header("How long a whole answer may be given again; streams: not."),
     "Accept-Ranges": _header("Parts of a whole answer can be asked for.", enum=["bytes"]),
+    "Link": _header(
+        "With `timestamps`, twice: the URLs of the captions, as `text/vtt` and as "
+        "`application/x-subrip`."
+    ),
     "Content-Range": _header("Which bytes, of how many."),
     "Retry-After": _header(
         "Seconds to wait before the next try, 1 to 30.", type="integer", minimum=1, maximum=30
@@ -498,10 +527,20 @@ def _list_of(items: Json) -> Json:
 _TEXT: Json = {"type": "string"}
 _TEXT_OR_NOTHING: Json = {"type": ["string", "null"]}
 _COUNT: Json = {"type": "integer", "minimum": 0}
+_SECONDS: Json = {"type": "number", "minimum": 0}
 
 _SCHEMAS: Mapping[str, Json] = {
     "SpeechEvent": {
         "anyOf": [
+            _object(
+                "With `timestamps`, before the sound of each piece of the text: from when to when "
+                "it is heard, in seconds of the answer.",
+                type=_one_of("speech.audio.segment"),
+                index=_COUNT,
+                text=_TEXT,
+                start=_SECONDS,
+                end=_SECONDS,
+            ),
             _object("A piece of the sound.", type=_one_of("speech.audio.delta"), audio=_TEXT),
             _object(
                 "The end. Tokens are characters in, and bytes out.",
