@@ -59,7 +59,7 @@ MOST_VOICES = 1000
 _FIELD = "audio_sample"
 _PADDING = 0.1  # seconds; encoders fill up their last block
 _LEAST_AUDIBLE = 0.5  # seconds
-_MOST_CLIPPED = 0.01  # of all samples; loud speech that fits has a hundredth of that
+_MOST_CLIPPED = 0.01  # of all samples
 _LONGEST_FILE_NAME = 255  # bytes, on every common file system
 _PART = ".upload-"  # begins a file that is not whole yet; a voice's name never begins with a dot
 _PART_SECONDS = 3600.0  # after which one was left behind by a process that was killed
@@ -184,8 +184,8 @@ def accept(data: bytes) -> Audio:
         raise Silent("The recording is silent: there is nothing to hear in it.", param=_FIELD)
     if (clipped := clipped_share(sound)) > _MOST_CLIPPED:
         raise Clipped(
-            f"The recording is clipped: {clipped:.0%} of it stands at full scale. Record it anew, "
-            "less loud.",
+            f"The recording is clipped: {clipped:.0%} of it are peaks that were cut off. Record it "
+            "anew, less loud.",
             param=_FIELD,
         )
     return resample(sound, min(sound.rate, HIGHEST_RATE))
@@ -193,7 +193,9 @@ def accept(data: bytes) -> Audio:
 
 def too_large(max_bytes: int) -> TooLarge:
     """The refusal of a file of more than `max_bytes` bytes."""
-    return TooLarge(f"The recording is too large: at most {max_bytes} bytes.", param=_FIELD)
+    return TooLarge(
+        f"The recording is too large: at most {max_bytes} bytes, sent as a file.", param=_FIELD
+    )
 
 
 def publish(path: Path, data: bytes) -> bool:

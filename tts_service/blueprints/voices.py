@@ -21,6 +21,7 @@ voices.before_request(require_key_to_change)
 
 _NAME, _SAMPLE = "name", "audio_sample"
 _OTHER_FIELDS = 64 * 1024  # bytes of a form beside its file
+_IN_MEMORY = 256 * 1024  # bytes of a form; the parser itself reads 64 KiB at a time
 _MOST_PARTS = 32
 _SECONDS = 180.0  # for sending a form; 10 MiB at half a megabit a second
 
@@ -87,7 +88,7 @@ def _form() -> Form:
         raise UnsupportedMediaType("Content-Type must be multipart/form-data.")
     max_bytes = services().uploads.max_bytes
     parser = FormDataParser(
-        max_form_memory_size=_OTHER_FIELDS,
+        max_form_memory_size=_IN_MEMORY,
         max_content_length=max_bytes + _OTHER_FIELDS,
         max_form_parts=_MOST_PARTS,
         silent=False,
