@@ -384,6 +384,7 @@ def _operation_of_the_service() -> Json:
         "/openapi.json": _get(
             "describeService", "Operation", "This document", {"application/json": {}}
         ),
+        "/": _get("showPage", "Operation", "A page to listen with", _text("text/html")),
         "/docs": _get("showDocs", "Operation", "A page for this document", _text("text/html")),
     }
 
