@@ -109,7 +109,8 @@ async function goneWrong(answer, reason) {
   await player.finish({ isStopped });
 }
 
-function inWords({ kind, message }, hasSound, heard) {
+function inWords({ kind, status, message }, hasSound, heard) {
+  if (status === 401 && !key.get()) return say("keyNeeded");
   if (kind === "refused") return message;
   if (kind === "unreachable") return say("unreachable");
   const broke = hasSound ? say("broke", { heard: clock(heard) }) : say("brokeEarly");
@@ -192,8 +193,10 @@ one("#clear").addEventListener("click", () => setText(""));
 one("#example").addEventListener("click", () => setText(say("exampleText")));
 document.addEventListener("keydown", (event) => {
   if (one("dialog[open]")) return;
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) speak();
-  else if (event.key === "Escape" && making) making.abort();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
+    event.preventDefault(); // a button in focus would take it for a click
+    speak();
+  } else if (event.key === "Escape") making?.abort();
 });
 
 function setText(value) {

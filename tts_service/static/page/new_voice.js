@@ -1,7 +1,7 @@
 // The dialog that adds a voice: a file or the microphone, a name, and off it goes.
 
 import { clock, make, one } from "./dom.js";
-import { ask, failure } from "./service.js";
+import { ask, failure, key } from "./service.js";
 import { LONGEST, Recorder } from "./recorder.js";
 import { onLanguage, say } from "./words.js";
 
@@ -161,7 +161,8 @@ export class NewVoice {
   #tell({ kind, message, status, param }) {
     if (kind === "stopped") return;
     if (status === 401) this.onKeyNeeded();
-    this.#complain(kind === "unreachable" ? say("unreachable") : message, param === "name");
+    const words = status === 401 && !key.get() ? say("keyNeeded") : message;
+    this.#complain(kind === "unreachable" ? say("unreachable") : words, param === "name");
     if (param === "name") this.#name.focus();
   }
 

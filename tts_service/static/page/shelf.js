@@ -61,8 +61,11 @@ export class Shelf {
 
   async #write(change) {
     const database = await this.#database;
-    // Without a database, or without room in it, the shelf lasts as long as the page.
-    if (database) change(database.transaction(STORE, "readwrite").objectStore(STORE));
+    try {
+      if (database) change(database.transaction(STORE, "readwrite").objectStore(STORE));
+    } catch {
+      // Without a database, or one that takes no files, the shelf lasts as long as the page.
+    }
   }
 
   #render() {
