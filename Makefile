@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check format requirements clean
+.PHONY: run test check format requirements screenshots clean
 
 run: $(INSTALLED)  ## Serve: on GRADIO_URL if it is set, else on the embedded demo backend.
 	@exec $(BIN)/gunicorn wsgi:app
@@ -28,6 +28,9 @@ requirements: $(INSTALLED)  ## Compile the pinned sets from pyproject.toml.
 		$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-trusted-host \
 			--no-emit-find-links --no-header --upgrade --output-file=$$set pyproject.toml; \
 	done
+
+screenshots: $(INSTALLED)  ## Take pictures of the page into docs/screenshots (needs chromium).
+	@$(BIN)/python scripts/take_screenshots.py
 
 clean:  ## Remove what the other commands made.
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

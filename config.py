@@ -181,6 +181,8 @@ class Config(BaseSettings):
     """Web pages that may call the service: their origins, or `*`."""
     MAX_BODY_BYTES: Count = 1024 * 1024
     """The largest request body."""
+    MAX_VOICE_BYTES: Count = 10 * 1024 * 1024
+    """The largest recording that is uploaded as a voice."""
 
     SELF_TEST: bool = True
     """Whether the service tries itself after the start."""

@@ -1,5 +1,8 @@
 """Fixtures: recordings, and real servers to test against."""
 
+import os
+import shutil
+import subprocess
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -8,7 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from servers import Gateway, GradioApp, RedisServer, start_all
+from servers import Gateway, GradioApp, RedisServer, require_program, start_all
 from servers.machine import Server
 from servers.sound import write_prompts
 
@@ -16,6 +19,9 @@ from servers.sound import write_prompts
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
+
+NODE_PROJECT = Path(__file__).with_name("node")
+NPM_LIMIT = 100  # seconds
 
 #: Shared apps that are kept running: an idle one costs 2 % of a core, starting one 0.4 s.
 MOST_SHARED = 6
@@ -110,3 +116,26 @@ def shared_app(_pool: Pool) -> StartGradioApp:
 def backend(shared_app: StartGradioApp) -> GradioApp:
     """The shared IndexTTS 1.0, reset."""
     return shared_app("indextts-1.0")
+
+
+@pytest.fixture(scope="session")
+def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `tests/node` with its packages, as the lock file has them.
+
+    Where they cannot be fetched the test is skipped, except in CI.
+    """
+    folder = tmp_path_factory.mktemp("node") / "project"
+    shutil.copytree(NODE_PROJECT, folder, ignore=shutil.ignore_patterns("node_modules"))
+    done = subprocess.run(
+        [require_program("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=NPM_LIMIT,
+        check=False,
+    )
+    if done.returncode and os.environ.get("CI") == "true":
+        pytest.fail(f"npm cannot install, and CI must not skip what needs it: {done.stderr}")
+    if done.returncode:
+        pytest.skip(f"npm cannot install: {done.stderr[-200:]}")
+    return folder

@@ -1,4 +1,5 @@
-"""The client of a request: whether it is still there, what part it wants, how it is cut off."""
+"""The client of a request: whether it is still there, how long it may go on sending, what part it
+wants, how it is cut off."""
 
 import errno
 import os
@@ -6,8 +7,9 @@ import re
 import select
 import socket
 import struct
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from flask import Response
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, for 0 seconds
 _ONE_RANGE = re.compile(r"bytes=(?=-?\d)(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
+
+#: gunicorn itself takes in so many bytes of a body that nobody read.
+_TAKEN_IN_ANYWAY = 64 * 1024
+_MOST_TAKEN_IN = 64 * 1024 * 1024  # bytes
+_LONGEST_TAKING_IN = 10.0  # seconds
 
 
 def client_has_left(environ: "WSGIEnvironment") -> Callable[[], bool]:
@@ -58,6 +65,54 @@ def break_off(environ: "WSGIEnvironment") -> NoReturn:
             else:
                 connection.shutdown(socket.SHUT_RDWR)
     raise BrokenPipeError(errno.EPIPE, "The answer broke off.")
+
+
+@contextmanager
+def patience(environ: "WSGIEnvironment", seconds: float) -> Iterator[Callable[[], bool]]:
+    """For reading a request's body: after `seconds` it ends, as if its client had left. Whether
+    that has happened is what the question tells.
+
+    A timeout of the socket would begin anew with every byte.
+    """
+    connection = _connection(environ)
+    is_over = threading.Event()
+
+    def end() -> None:
+        is_over.set()
+        if connection is not None:
+            with suppress(OSError):
+                # Not the TLS socket's own way, which would give up the session.
+                socket.socket.shutdown(connection, socket.SHUT_RD)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield is_over.is_set
+    finally:
+        timer.cancel()
+
+
+def take_in(environ: "WSGIEnvironment") -> None:
+    """Read what the client still sends of a request that is answered already: a connection that
+    ended with bytes unread would be reset, and the answer lost with it. A client that does not
+    come to an end is cut off.
+    """
+    size = environ.get("CONTENT_LENGTH") or 0
+    is_chunked = "HTTP_TRANSFER_ENCODING" in environ
+    if "wsgi.input_terminated" not in environ or (int(size) <= _TAKEN_IN_ANYWAY and not is_chunked):
+        return
+    with patience(environ, _LONGEST_TAKING_IN):
+        for _ in range(_MOST_TAKEN_IN // _TAKEN_IN_ANYWAY):
+            try:
+                if not environ["wsgi.input"].read(_TAKEN_IN_ANYWAY):
+                    return
+            except Exception:  # noqa: BLE001 - of many kinds, and none matters to anybody any more
+                return
+    connection = _connection(environ)
+    if connection is not None:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def as_asked(response: Response, environ: "WSGIEnvironment") -> Response:
