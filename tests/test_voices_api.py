@@ -189,6 +189,30 @@ def test_a_replaced_recording_is_never_answered_with_the_old_ones_speech(
     assert gw.post({**asked, "voice": "anna"}).content == heard[0].content
 
 
+def test_what_waits_while_its_voice_is_replaced_is_spoken_by_the_new_one(
+    gateway: StartGateway, backend: GradioApp, tmp_path: Path
+) -> None:
+    service = gateway(GRADIO_URL=backend.url)
+    asked = {"voice": "ann", "input": "Whose turn is it?"}
+    assert add(service, "ann", recording(tmp_path, 300)).status_code == 201
+    with ThreadPoolExecutor(2) as pool:
+        backend.control(hold=True)
+        first = pool.submit(service.post, {"input": "The first one."})
+        wait_until(lambda: backend.state()["held"] == 1)
+        waiting = pool.submit(service.post, asked)
+        wait_until(lambda: service.health()["queue"]["segments"] == 1)
+        assert service.client.delete(f"{VOICES}/ann").status_code == 200
+        assert add(service, "ann", recording(tmp_path, 500)).status_code == 201
+        backend.control(hold=False)
+        assert first.result().status_code == 200
+        assert waiting.result().status_code == 200
+    again = service.post(asked)
+    assert (again.headers["X-Cache"], again.content) == ("HIT", waiting.result().content)
+    service.client.delete(f"{VOICES}/ann")
+    add(service, "ann", recording(tmp_path, 300))
+    assert service.post(asked).headers["X-Cache"] == "MISS"
+
+
 def test_openais_sdk_adds_and_removes_a_voice(gw: Gateway, tmp_path: Path) -> None:
     sdk = openai.OpenAI(base_url=f"{gw.url}/v1", api_key="any", max_retries=2)
     path = tmp_path / "ann.wav"
@@ -413,6 +437,37 @@ def test_a_body_that_comes_in_time_is_left_alone() -> None:
         wait_until(lambda: not [t for t in threading.enumerate() if type(t) is threading.Timer])
         theirs.send(b"y")
         assert ours.recv(1) == b"y"
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["endless", "slow"])
+def test_who_goes_on_sending_after_the_answer_is_cut_off(
+    pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_LONGEST_TAKING_IN", 0.5 if pause else 60.0)
+    monkeypatch.setattr(client, "_MOST_TAKEN_IN", 2**40 if pause else 2**20)
+    ours, theirs = socket.socketpair()
+
+    def send_for_ever() -> None:
+        try:
+            while True:
+                theirs.sendall(bytes(1024))
+                time.sleep(pause)
+        except OSError:
+            pass
+
+    with ours, theirs, ours.makefile("rb") as body:
+        sender = threading.Thread(target=send_for_ever)
+        sender.start()
+        client.take_in(
+            {
+                "CONTENT_LENGTH": str(2**40),
+                "wsgi.input": body,
+                "wsgi.input_terminated": True,
+                "gunicorn.socket": ours,
+            }
+        )
+        sender.join(30)
+        assert not sender.is_alive()
 
 
 def connected(gateway: Gateway) -> socket.socket:

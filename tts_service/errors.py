@@ -25,6 +25,7 @@ SpeechError                      500 server_error
 └── CannotSpeak
     ├── BackendError             502 backend_error: refused or failed, all tries used
     │   └── BackendMisfit        502: its API has no function that we could call
+    ├── RecordingReplaced        503: while the request was waiting
     ├── NoBackend                503 no_backend: none answers
     ├── Overloaded               503 overloaded: the queue is full
     └── BackendTimeout           504 backend_timeout
@@ -201,6 +202,12 @@ class BackendMisfit(BackendError):
     """The backend's API description offers no function that this service could call."""
 
     worth_retrying = False
+
+
+class RecordingReplaced(CannotSpeak):
+    """The recording is not the one any more that the request was planned with."""
+
+    status = 503
 
 
 class NoBackend(CannotSpeak):

@@ -2,6 +2,7 @@
 wants, how it is cut off."""
 
 import errno
+import logging
 import os
 import re
 import select
@@ -10,13 +11,15 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from flask import Response
 from werkzeug.exceptions import PreconditionFailed
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+logger = logging.getLogger(__name__)
 
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, for 0 seconds
 _ONE_RANGE = re.compile(r"bytes=(?=-?\d)(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
@@ -25,6 +28,7 @@ _ONE_RANGE = re.compile(r"bytes=(?=-?\d)(\d{0,18})-(\d{0,18})", re.ASCII | re.IG
 _TAKEN_IN_ANYWAY = 64 * 1024
 _MOST_TAKEN_IN = 64 * 1024 * 1024  # bytes
 _LONGEST_TAKING_IN = 10.0  # seconds
+_CUT_SHORT = "tts_service.cut_short"  # in the WSGI environment: the body was not read to its end
 
 
 def client_has_left(environ: "WSGIEnvironment") -> Callable[[], bool]:
@@ -78,6 +82,7 @@ def patience(environ: "WSGIEnvironment", seconds: float) -> Iterator[Callable[[]
     is_over = threading.Event()
 
     def end() -> None:
+        environ[_CUT_SHORT] = True
         is_over.set()
         if connection is not None:
             with suppress(OSError):
@@ -98,21 +103,28 @@ def take_in(environ: "WSGIEnvironment") -> None:
     ended with bytes unread would be reset, and the answer lost with it. A client that does not
     come to an end is cut off.
     """
-    size = environ.get("CONTENT_LENGTH") or 0
+    size = int(environ.get("CONTENT_LENGTH") or 0)
     is_chunked = "HTTP_TRANSFER_ENCODING" in environ
-    if "wsgi.input_terminated" not in environ or (int(size) <= _TAKEN_IN_ANYWAY and not is_chunked):
+    # Where the server does not know a body's end, there is no telling how much was read.
+    if "wsgi.input_terminated" not in environ or (size <= _TAKEN_IN_ANYWAY and not is_chunked):
         return
     with patience(environ, _LONGEST_TAKING_IN):
-        for _ in range(_MOST_TAKEN_IN // _TAKEN_IN_ANYWAY):
-            try:
-                if not environ["wsgi.input"].read(_TAKEN_IN_ANYWAY):
-                    return
-            except Exception:  # noqa: BLE001 - of many kinds, and none matters to anybody any more
-                return
+        has_ended = _read_to_its_end(environ["wsgi.input"])
     connection = _connection(environ)
-    if connection is not None:
+    if connection is not None and (not has_ended or _CUT_SHORT in environ):
+        # What still comes must not be taken for the next request.
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
+
+
+def _read_to_its_end(body: IO[bytes]) -> bool:
+    try:
+        for _ in range(_MOST_TAKEN_IN // _TAKEN_IN_ANYWAY):
+            if not body.read(_TAKEN_IN_ANYWAY):
+                return True
+    except Exception:
+        logger.debug("a body that nobody waits for broke off", exc_info=True)
+    return False
 
 
 def as_asked(response: Response, environ: "WSGIEnvironment") -> Response:
