@@ -10,8 +10,10 @@ INSTALLED := $(VENV)/.installed
 run: $(INSTALLED)  ## Serve: on GRADIO_URL if it is set, else on the embedded demo backend.
 	@exec $(BIN)/gunicorn wsgi:app
 
+# Side by side first, then one by one what measures time. ARGS may well choose none of either: 5.
 test: $(INSTALLED)  ## The whole suite, with coverage.
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m pytest -m "not alone" -n 3 --dist loadfile --cov --cov-report= $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=term $(ARGS) || [ $$? -eq 5 ]
 
 check: $(INSTALLED)  ## Style, types and the direction of imports.
 	@$(BIN)/ruff check .

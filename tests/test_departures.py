@@ -57,6 +57,7 @@ def test_what_is_being_spoken_when_its_client_leaves_is_cached(
     assert len(backend.calls) == 1
 
 
+@pytest.mark.alone
 def test_hits_and_health_are_quick_while_everything_else_waits(
     gateway: StartGateway, backend: GradioApp
 ) -> None:

@@ -238,6 +238,7 @@ def test_thirty_requests_for_a_backend_that_is_away_are_all_told_soon(
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.alone
 def test_beyond_the_brim_requests_are_turned_away_at_once_and_hits_go_on(
     gateway: StartGateway, start_servers: StartServers
 ) -> None:

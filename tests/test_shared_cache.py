@@ -174,6 +174,7 @@ def ask_a_lot(cache: SharedCache) -> None:
         cache.set(f"segment:{number}", b"value")
 
 
+@pytest.mark.alone
 def test_a_redis_that_is_not_there_costs_a_request_less_than_a_quarter_second(
     connect: Connect,
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_redis_that_is_not_there_costs_a_request_less_than_a_quarter_second(
     assert absent.report()["state"] == "down"
 
 
+@pytest.mark.alone
 def test_a_frozen_redis_costs_a_request_less_than_a_quarter_second_and_is_used_again(
     shared: SharedCache, redis_server: RedisServer
 ) -> None:
@@ -226,6 +228,7 @@ def slow_way(port: int, seconds: float) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.15])
+@pytest.mark.alone
 def test_a_slow_redis_costs_a_request_less_than_a_quarter_second_and_what_it_takes_to_ask(
     seconds: float, connect: Connect, redis_server: RedisServer
 ) -> None:
@@ -236,6 +239,7 @@ def test_a_slow_redis_costs_a_request_less_than_a_quarter_second_and_what_it_tak
         slow.close()
 
 
+@pytest.mark.alone
 def test_our_own_busy_threads_are_not_taken_for_a_slow_redis(connect: Connect) -> None:
     """Forty threads that compute between their questions make each wait long for its turn."""
     busy = connect()

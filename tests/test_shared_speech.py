@@ -46,6 +46,7 @@ def ask_both(
     return leader, follower
 
 
+@pytest.mark.alone
 def test_a_hundred_identical_requests_over_two_masters_make_one_call_a_segment(
     gateway: StartGateway, backend: GradioApp, redis_server: RedisServer
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_redis_that_fails_in_mid_flight_fails_nobody(
     assert 1 <= len(spoken(backend)) <= 2
 
 
+@pytest.mark.alone
 def test_with_a_frozen_redis_requests_go_on_a_line_says_so_and_it_is_used_again(
     pair: tuple[Gateway, Gateway], backend: GradioApp, redis_server: RedisServer
 ) -> None:

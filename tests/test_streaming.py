@@ -372,6 +372,7 @@ def waiting(gateway: Gateway) -> int:
     return int(gateway.health()["queue"]["segments"])
 
 
+@pytest.mark.alone
 def test_who_leaves_mid_stream_takes_the_waiting_segments_out_of_the_queue(
     gw: Gateway, app: GradioApp, background: ThreadPoolExecutor
 ) -> None:
@@ -433,6 +434,7 @@ def test_fifty_identical_streams_at_once_are_spoken_once(gw: Gateway, app: Gradi
 
 
 @pytest.mark.parametrize("format_", ["wav", "mp3", "opus"])
+@pytest.mark.alone
 def test_headers_of_a_late_answer_leave_though_nothing_is_spoken_yet(
     hasty: Gateway, app: GradioApp, format_: str
 ) -> None:
