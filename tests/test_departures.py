@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import httpx
+import pytest
 from conftest import StartGateway, StartServers
 from servers import Gateway, GradioApp, wait_until
 
