@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 #: Before every key. The number is the version of what the values look like.
 PREFIX: Final = "tts:1:"
-_PATIENCE: Final = 0.2  # seconds of slowness, in one answer or in several in a row
+_PATIENCE: Final = 0.15  # seconds of slowness, in one answer or in several in a row
 #: Bytes of a value. A larger one could not be had in time over a network of a gigabit.
 _LARGEST: Final = 10_000_000
 _NO_EXPIRY: Final = -1  # PTTL's word for it
