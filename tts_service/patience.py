@@ -17,6 +17,13 @@ from typing import Any, TypeVar
 #: each step in vain costs a busy process more than it counts.
 _STEP, _LONG_STEP, _FINE_UNTIL = 0.01, 0.05, 0.05
 _LATE = 2  # times a step's length
+_SLOW = 0.04  # seconds of steps in vain before an answer
+_LONGEST = 1.0  # seconds in vain, however they are counted
+#: Seconds the kernel waits at a time: fine at first, to tell slow from quick; then coarse, for
+#: each step in vain costs a busy process more than it counts.
+_STEP, _LONG_STEP, _FINE_UNTIL = 0.01, 0.05, 0.05
+_LATE = 2  # times a step's length
+_SLOW = 0.04  # seconds of steps in vain before an answer
 _LONGEST = 1.0  # seconds in vain, however they are counted
 _SLOW = 0.03  # an answer that took longer was slow
 
@@ -24,9 +31,10 @@ T = TypeVar("T")
 
 
 class Patience:
-    """What a server's slowness has cost since it was last quick, over all threads.
+    """How long nothing but slow answers came from a server, over all threads.
 
-    Slow answers in a row add up, where they overlap only once; a quick one makes up for them all.
+    Steps in vain add up, where those of several threads overlap only once. An answer that was
+    quick makes up for them all.
     """
 
     def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,47 +45,48 @@ class Patience:
         self._counted_until = float("-inf")  # on the clock
         self._mine = threading.local()
 
-    @property
-    def debt(self) -> float:
-        """Seconds."""
-        return self._debt
-
     def begin(self) -> None:
         """This thread asks something."""
-        self._mine.waited, self._mine.in_vain, self._mine.debt = 0.0, 0.0, self._debt
+        self._mine.waited = self._mine.in_vain = 0.0
+
+    def was_quick(self) -> bool:
+        """It has its answer, and that did not take long."""
+        is_quick: bool = self._mine.waited < _SLOW
+        return is_quick
 
     def end(self) -> bool:
         """It has its answer. Whether there is patience left."""
-        waited = self._mine.waited
-        with self._lock:
-            if waited < _SLOW:
-                self._debt = 0.0
-                return True
-            now = self._clock()
-            self._debt += min(waited, max(0.0, now - self._counted_until))
-            self._counted_until = now
-            return self._debt < self.limit
+        if self.was_quick():
+            self._debt = 0.0
+        return self._debt < self.limit
 
     def wait(self, connected: socket.socket, operate: Callable[[], T]) -> T:
         """What `operate` gives, which waits for `connected` as long as its timeout says. Raises
         TimeoutError when patience has run out."""
-        mine = self._mine
         while True:
             began = self._clock()
             try:
                 return operate()
             except TimeoutError:
-                step, took = connected.gettimeout() or 0.0, self._clock() - began
-                mine.in_vain += took
-                mine.waited += step if took < _LATE * step else 0.0
-                if mine.waited + mine.debt >= self.limit or mine.in_vain >= _LONGEST:
+                if self._has_run_out(began, connected.gettimeout() or 0.0):
                     raise
-                connected.settimeout(_STEP if mine.in_vain < _FINE_UNTIL else _LONG_STEP)
+                is_early = self._mine.in_vain < _FINE_UNTIL
+                connected.settimeout(_STEP if is_early else _LONG_STEP)
+
+    def _has_run_out(self, began: float, step: float) -> bool:
+        """One more step in vain, which began then and should have taken so long."""
+        mine, took = self._mine, self._clock() - began
+        mine.in_vain += took
+        if took < _LATE * step:
+            mine.waited += step
+            with self._lock:
+                self._debt += max(0.0, step - max(0.0, self._counted_until - began))
+                self._counted_until = max(self._counted_until, began + step)
+        return self._debt >= self.limit or mine.in_vain >= _LONGEST
 
     def forgive(self) -> None:
         """Begin anew."""
-        with self._lock:
-            self._debt = 0.0
+        self._debt = 0.0
 
 
 class PatientSocket:

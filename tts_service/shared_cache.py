@@ -255,7 +255,7 @@ class SharedCache(RedisCache):
             self._redis.ping()
         except (redis.RedisError, OSError):
             return False
-        return self._patience.end() and not self._patience.debt
+        return self._patience.was_quick()
 
 
 def _is_renewed(claim: Lock) -> bool:
