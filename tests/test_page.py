@@ -359,7 +359,7 @@ def test_a_service_that_cannot_be_reached_is_told_from_one_that_refuses(page: Pa
 
 
 def test_a_key_is_asked_for_where_the_service_wants_one_and_forgotten_with_the_tab(
-    open_page: OpenPage, gateway: StartGateway, app: GradioApp
+    gateway: StartGateway, app: GradioApp, open_page: OpenPage
 ) -> None:
     guarded = gateway(GRADIO_URL=app.url, API_KEYS="sesame")
     page = open_page(url=guarded.url)
