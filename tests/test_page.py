@@ -165,6 +165,13 @@ def play_past(page: Page, seconds: float) -> None:
     wait_until(lambda: position(page) > seconds, PATIENCE / 1000)
 
 
+def hold_at(page: Page, seconds: float) -> None:
+    """Pause there: on a busy machine a sentence is over before anybody has looked."""
+    page.locator("#sound").evaluate(
+        "(sound, at) => { sound.pause(); sound.currentTime = at; }", seconds
+    )
+
+
 def cues(page: Page) -> list[str]:
     return page.locator("#transcript .sentence").all_inner_texts()
 
@@ -189,19 +196,29 @@ def test_sound_starts_with_the_first_sentence_while_the_others_are_not_spoken_ye
     assert cues(page) == list(SENTENCES)
 
 
+NOTE_MARKS = """() => {
+    window.marked = [];
+    new MutationObserver((changes) => {
+        for (const { target } of changes) {
+            if (target.hasAttribute("aria-current")) window.marked.push(target.textContent);
+        }
+    }).observe(document.querySelector("#transcript"), { attributes: true, subtree: true });
+}"""
+
+
 def test_each_sentence_is_marked_while_it_is_heard_until_the_end(page: Page) -> None:
+    page.evaluate(NOTE_MARKS)
     speak_all(page)
-    for sentence in SENTENCES:
-        expect(page.locator(HEARD)).to_have_text(sentence)
-        page.locator("#sound").evaluate("(sound) => { sound.playbackRate = 4; }")
+    page.locator("#sound").evaluate("(sound) => { sound.playbackRate = 2; }")
     wait_until(lambda: not is_playing(page), PATIENCE / 1000)
+    assert page.evaluate("window.marked") == list(SENTENCES)
     expect(page.locator(HEARD)).to_have_count(0)
     expect(page.locator("#play")).to_have_accessible_name("Play")
 
 
 def test_an_answer_can_be_sought_in_by_wave_by_sentence_and_by_key(page: Page) -> None:
     speak_all(page)
-    button(page, "Pause").click()
+    hold_at(page, 0)
     wave_form = page.get_by_role("slider", name="Position")
     box = wave_form.bounding_box()
     assert box is not None
@@ -232,6 +249,7 @@ def test_other_formats_are_played_whole_with_their_sentences(page: Page, form: s
     speak_all(page, f"{SENTENCES[0]} And this is {form}.")
     assert cues(page) == [SENTENCES[0], f"And this is {form}."]
     play_past(page, 0.3)
+    hold_at(page, 0.3)
     expect(page.locator(HEARD)).to_have_text(SENTENCES[0])
     with page.expect_download() as downloaded:
         button(page, "Download").click()
@@ -267,7 +285,6 @@ def test_what_is_told_beside_the_sound_is_the_time_it_took_and_the_caches_verdic
 def test_the_waveform_shows_how_loud_it_is(page: Page) -> None:
     empty = page.locator("#wave").screenshot()
     speak_all(page, "A tone has a shape.")
-    button(page, "Pause").click()
     heights = """(canvas) => {
         const { width, height } = canvas;
         const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
@@ -294,9 +311,9 @@ def test_stopping_takes_the_rest_out_of_the_queue_and_leaves_what_was_heard(
     wait_until(lambda: service.health()["queue"] == {"segments": 0, "requests": 0})
     assert not is_playing(page)
     app.control(hold=False)
-    stopped_at = position(page)
+    hold_at(page, 0.1)
     button(page, "Play").click()
-    play_past(page, stopped_at + 0.2)
+    play_past(page, 0.3)
     wait_until(lambda: app.state()["active"] == 0)
     assert app.state()["count"] <= 3  # what was under way is finished, and kept
 
@@ -342,7 +359,7 @@ def test_a_service_that_cannot_be_reached_is_told_from_one_that_refuses(page: Pa
 
 
 def test_a_key_is_asked_for_where_the_service_wants_one_and_forgotten_with_the_tab(
-    open_page: OpenPage, gateway: StartGateway, app: GradioApp
+    gateway: StartGateway, app: GradioApp, open_page: OpenPage
 ) -> None:
     guarded = gateway(GRADIO_URL=app.url, API_KEYS="sesame")
     page = open_page(url=guarded.url)
@@ -378,6 +395,7 @@ def test_answers_are_kept_to_be_heard_again_after_a_reload(page: Page, app: Grad
     spoken = app.state()["count"]
     page.get_by_role("button", name="Hear again: The older").click()
     play_past(page, 0.2)
+    hold_at(page, 0.2)
     expect(page.locator(HEARD)).to_have_text("The older of the two.")
     assert app.state()["count"] == spoken
     page.get_by_role("button", name="Forget: The newer").click()
@@ -527,9 +545,9 @@ def test_leaving_the_dialog_lets_go_of_the_microphone(page: Page) -> None:
     page.evaluate(tracks)
     button(page, "Add a voice").click()
     button(page, "Record").click()
-    expect(page.locator("#recording-time")).to_contain_text("Recording")
+    expect(page.locator("#recording")).to_be_visible()
     page.keyboard.press("Escape")
-    assert page.evaluate("window.tracks.map((track) => track.readyState)") == ["ended"]
+    wait_until(lambda: page.evaluate("window.tracks.every((t) => t.readyState === 'ended')"))
 
 
 # For everybody
@@ -663,8 +681,8 @@ def test_axe_finds_nothing_to_object_to(
     page.locator("#text").fill(f"{SENTENCES[0]} For {theme} and {locale}.")
     page.locator("#speak").click()
     expect(page.locator("#download")).to_be_enabled()
+    hold_at(page, 0.2)
     expect(page.locator(HEARD)).to_have_count(1)
-    page.locator("#play").click()
     page.locator("#text").fill("")
     page.locator("#speak").click()  # for the complaint
     expect(page.locator("#trouble")).not_to_be_empty()

@@ -4,7 +4,7 @@ import { TYPES } from "./answer.js";
 import { clock, isStill, make, one, relabel, snippet } from "./dom.js";
 import { LiveSound, canStream } from "./live.js";
 import { Waveform, loudness } from "./wave.js";
-import { onLanguage, say } from "./words.js";
+import { canSay, onLanguage, say } from "./words.js";
 
 const STEP = 5; // seconds that an arrow key seeks
 const EARLY = 0.03; // seconds: a playhead put at a sentence may land this much before it
@@ -316,8 +316,8 @@ export class Player {
     const time = (ms) => (ms === undefined ? "–" : say("seconds", { n: (ms / 1000).toFixed(2) }));
     one("#first-sound").textContent = time(facts.firstSound);
     one("#total").textContent = time(facts.total);
-    const verdict = one("#verdict");
-    verdict.textContent = facts.cache ? `${facts.cache} · ${say(facts.cache)}` : "–";
+    const { cache } = facts;
+    one("#verdict").textContent = canSay(cache) ? `${cache} · ${say(cache)}` : (cache ?? "–");
   }
 
   #progress(answer) {
