@@ -12,12 +12,14 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tts_service.proxies import Proxies
+from tts_service.rates import parse_rates
 from tts_service.voices import is_valid_name, normalize_name
 
 logger = logging.getLogger("tts_service.config")
@@ -89,6 +91,17 @@ def _require_names(recordings: dict[str, Path]) -> dict[str, Path]:
                 f"{name!r} is no name for a voice: 1 to 64 letters, digits, - _ and . are"
             )
     return recordings
+
+
+def _require_proxies(trusted: tuple[str, ...]) -> tuple[str, ...]:
+    Proxies(trusted)
+    return trusted
+
+
+def _require_rates(limits: str | None) -> str | None:
+    if limits is not None:
+        parse_rates(limits)
+    return limits
 
 
 Lowercase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
@@ -177,10 +190,19 @@ class Config(BaseSettings):
 
     API_KEYS: CommaSeparated = Field((), repr=False)
     """Keys that clients must bear; none: everybody may speak."""
+    RATE_LIMIT: Annotated[str | None, AfterValidator(_require_rates)] = None
+    """How often one key or address may ask: `60/minute`, or several limits; none: no limit."""
+    TRUSTED_PROXIES: Annotated[CommaSeparated, AfterValidator(_require_proxies)] = ()
+    """Whose X-Forwarded-For is believed: addresses and networks, `*`, or how many there are."""
     CORS_ORIGINS: Annotated[CommaSeparated, AfterValidator(_require_origins)] = ()
     """Web pages that may call the service: their origins, or `*`."""
     MAX_BODY_BYTES: Count = 1024 * 1024
     """The largest request body."""
+
+    PAGE: bool = True
+    """Whether there is a page to listen to, at `/`."""
+    DOCS: bool = True
+    """Whether `/docs` and `/openapi.json` are served."""
 
     SELF_TEST: bool = True
     """Whether the service tries itself after the start."""
@@ -216,6 +238,14 @@ def read_config(**overrides: object) -> Config:
         raise ConfigError("\n".join(_explain(item) for item in wrong)) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{ENV_FILE} is not UTF-8: {error}") from None
+
+
+def secrets_in(config: Config) -> frozenset[str]:
+    """Every key and password among the settings: no log line may hold one."""
+    urls = [*config.GRADIO_URL, config.REDIS_URL or ""]
+    passwords = (unquote(urlsplit(url).password or "") for url in urls)
+    auth = config.GRADIO_AUTH[1] if config.GRADIO_AUTH else ""
+    return frozenset({*config.API_KEYS, config.GRADIO_TOKEN or "", auth, *passwords} - {""})
 
 
 def _explain(item: Any) -> str:

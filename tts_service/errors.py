@@ -8,6 +8,7 @@ SpeechError                      500 server_error
 │   │   └── ModelNotFound        404 model_not_found
 │   ├── UnsupportedMediaType     415
 │   └── VoiceExists              409 voice_exists
+├── RateLimited                  429 rate_limit_error, rate_limit_exceeded
 ├── PromptMissing                500: the default voice's recording is not there
 └── CannotSpeak
     ├── BackendError             502 backend_error: refused or failed, all tries used
@@ -99,6 +100,14 @@ class UnsupportedMediaType(InvalidRequest):
 class VoiceExists(InvalidRequest):
     status = 409
     code = "voice_exists"
+
+
+class RateLimited(SpeechError):
+    """This client has made as many requests as `RATE_LIMIT` allows for now."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class PromptMissing(SpeechError):

@@ -21,6 +21,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from tts_service.errors import InvalidRequest, SpeechError
 from tts_service.extensions import Services
+from tts_service.front import protection
 from tts_service.hits import Head, Hit, Hits
 
 #: What the poller collects of one request; a larger one is read by its thread.
@@ -54,7 +55,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
     """Set by gunicorn.conf.py, unless FAST_HITS is off."""
 
     def init_process(self) -> None:
-        self._heads: dict[tuple[bytes, Any], tuple[Head | None, int | None]] = {}
+        self._heads: dict[tuple[bytes, str], tuple[Head | None, int | None]] = {}
         self._hits: Hits | None = None
         self._next_look = 0.0
         super().init_process()
@@ -138,19 +139,18 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
             self._hand_over(conn)
         elif len(conn.received) >= end + length:
             is_alone = len(conn.received) == end + length
-            hit = self._find(conn, head, bytes(conn.received[end:])) if is_alone else None
+            hit = self._find(head, bytes(conn.received[end:])) if is_alone else None
             if hit is None:
                 self._hand_over(conn)
             else:
                 self._answer(conn, hit)
 
-    def _find(self, conn: Connection, head: Head | None, body: bytes) -> Hit | None:
+    def _find(self, head: Head | None, body: bytes) -> Hit | None:
         may_answer = self.alive and self._hits and self.nr + 1 < self.max_requests
         if head is None or not may_answer:
             return None
-        address = conn.client[0] if isinstance(conn.client, tuple) else conn.client
         try:
-            return self._hits.find(head, body, str(address)) if self._hits else None
+            return self._hits.find(head, body) if self._hits else None
         except Exception:  # an error here would end the worker's loop
             self.log.exception("looking for a hit failed")
             return None
@@ -158,15 +158,16 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
     def _parsed(self, head: bytes, client: Any) -> tuple[Head | None, int | None]:
         """What a head says, by gunicorn's parser, and the length of its body; None if only a
         thread can tell."""
-        known = self._heads.get((head, client and client[0]))
+        peer = client[0] if isinstance(client, tuple) else ""  # by a Unix socket
+        known = self._heads.get((head, peer))
         if known is None:
-            known = self._parse(head, client)
+            known = self._parse(head, client, peer)
             if len(self._heads) >= _HEADS:
                 self._heads.clear()
-            self._heads[head, client and client[0]] = known
+            self._heads[head, peer] = known
         return known
 
-    def _parse(self, head: bytes, client: Any) -> tuple[Head | None, int | None]:
+    def _parse(self, head: bytes, client: Any, peer: str) -> tuple[Head | None, int | None]:
         try:
             request = next(RequestParser(self.cfg, [head], client))
             headers = dict(request.headers)
@@ -177,7 +178,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
             return None, None
         if self._hits is None or request.should_close() or len(headers) < len(request.headers):
             return None, length
-        return self._hits.head(request.method, request.path, headers), length
+        return self._hits.head(request.method, request.path, headers, peer), length
 
     def _hand_over(self, conn: Connection) -> None:
         """To the pool, with everything that was read."""
@@ -232,10 +233,14 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         )
         body = json.dumps(error.body).encode()
         reason = told.data.partition(b"\r\n")[0].split(b" ", 2)[-1] or b"Error"
-        head = (
-            b"HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\nX-Request-ID: %s\r\n\r\n"
-        ) % (status, reason, len(body), uuid.uuid4().hex.encode())
+        headers = [
+            ("Connection", "close"),
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("X-Request-ID", uuid.uuid4().hex),
+        ]
+        lines = [f"{name}: {value}\r\n" for name, value in [*headers, *protection(headers)]]
+        head = b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, reason, "".join(lines).encode())
         try:
             client.sendall(head + body)
         except OSError:

@@ -33,8 +33,6 @@ def show_docs() -> Response:
     """The page; it reads the document by itself."""
     response = make_response(render_template("docs.html"))
     response.headers["Content-Security-Policy"] = _POLICY
-    response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 
@@ -44,6 +42,6 @@ def _terms() -> Terms:
         max_input_chars=settings["MAX_INPUT_CHARS"],
         default_format=settings["DEFAULT_RESPONSE_FORMAT"],
         needs_key=bool(settings["API_KEYS"]),
-        limits_rate=bool(settings.get("RATE_LIMIT")),
+        limits_rate=bool(settings["RATE_LIMIT"]),
         voices=tuple(services().voices.names()),
     )

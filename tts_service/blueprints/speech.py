@@ -76,6 +76,7 @@ def _speak(asked: SpeechRequest, late: float) -> Response:
     synthesizer = services().synthesizer
     plan = synthesizer.plan(asked)
     _note(**plan.facts)
+    logger.debug("the text is %r", plan.text)
     record = synthesizer.find(plan)
     if record is not None:
         return _told(_from_record(plan, record, asked), "HIT", {"total": 0.0})
@@ -85,6 +86,7 @@ def _speak(asked: SpeechRequest, late: float) -> Response:
         if record is None:
             return _streamed(plan, making, late, asked)
     except BaseException:
+        _note(queue_ms=_queue_ms(making))
         making.close()
         raise
     making.close()
@@ -110,17 +112,32 @@ def _streamed(plan: Plan, making: Speech, late: float, asked: SpeechRequest) -> 
     chunks = itertools.chain([next(chunks)], chunks)
     response = _in_pieces(chunks, plan, asked)
     response.call_on_close(making.close)
+    notes = request.environ[NOTES]
+    response.call_on_close(lambda: notes.update(queue_ms=_queue_ms(making)))
     return _told(response, making.verdict, making.timing)
 
 
 def _in_pieces(chunks: Iterator[bytes], plan: Plan, asked: SpeechRequest) -> Response:
     kind = plan.format.content_type
+    chunks = _noted(chunks, request.environ[NOTES])
     if asked.stream_format == "sse":
         chunks, kind = as_events(chunks, plan), "text/event-stream"
     response = Response(_unless_it_breaks(chunks, request.environ), content_type=kind)
     response.headers["X-Accel-Buffering"] = "no"  # nginx passes each piece on at once
     response.headers["Cache-Control"] = "no-store"  # nobody keeps what may break off
     return response
+
+
+def _noted(chunks: Iterator[bytes], notes: dict[str, object]) -> Iterator[bytes]:
+    """The chunks; how they end, if not well, is for the request's log line."""
+    try:
+        yield from chunks
+    except SpeechError as error:
+        notes["error"] = error.code or error.type
+        raise
+    except GeneratorExit:  # nobody reads on
+        notes["error"] = Departed.code
+        raise
 
 
 def _unless_it_breaks(chunks: Iterator[bytes], environ: "WSGIEnvironment") -> Iterator[bytes]:
@@ -139,8 +156,12 @@ def _told(response: Response, verdict: Verdict, timing: dict[str, float]) -> Res
     response.headers["Server-Timing"] = ", ".join(
         f"{name};dur={value:.1f}" for name, value in timing.items()
     )
-    _note(cache=verdict)
+    _note(cache=verdict, queue_ms=round(timing.get("queue", 0.0), 1))
     return response
+
+
+def _queue_ms(making: Speech) -> float:
+    return round(making.timing["queue"], 1)
 
 
 def _note(**facts: object) -> None:
