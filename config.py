@@ -74,6 +74,8 @@ def _require_backend_address(addresses: tuple[str, ...]) -> tuple[str, ...]:
 def _require_redis(url: str | None) -> str | None:
     if url and not url.startswith(_REDIS):
         raise ValueError("expected redis://…, rediss://… or unix://…")
+    if url:
+        _ = urlsplit(url).port  # raises ValueError for nonsense
     return url
 
 
@@ -238,6 +240,23 @@ def read_config(**overrides: object) -> Config:
         raise ConfigError("\n".join(_explain(item) for item in wrong)) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{ENV_FILE} is not UTF-8: {error}") from None
+
+
+def changed(config: Config) -> dict[str, str]:
+    """The settings that differ from their defaults, as they would be written; secrets masked."""
+    return {
+        name: "…" if name in SECRETS else _CREDENTIALS.sub("//…@", _written(getattr(config, name)))
+        for name, field in Config.model_fields.items()
+        if field.default_factory is None and getattr(config, name) != field.default
+    }
+
+
+def _written(value: object) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(int(value) if isinstance(value, bool) else value)
 
 
 def secrets_in(config: Config) -> frozenset[str]:

@@ -76,11 +76,11 @@ class RequestIdFilter(logging.Filter):
 class TextFormatter(logging.Formatter):
     """A line for people; a traceback follows on lines of its own."""
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
+    def __init__(self, discretion: Discretion | None = None) -> None:
         super().__init__(
             "%(asctime)s %(levelname)-7s [%(process)d %(request_id)s] %(name)s: %(message)s"
         )
-        self._discretion = Discretion(secrets)
+        self._discretion = discretion or Discretion()
 
     def format(self, record: logging.LogRecord) -> str:
         return self._discretion(super().format(record))
@@ -89,9 +89,9 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, request_id, message, and a record's extras."""
 
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
+    def __init__(self, discretion: Discretion | None = None) -> None:
         super().__init__()
-        self._discretion = Discretion(secrets)
+        self._discretion = discretion or Discretion()
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -120,15 +120,16 @@ def logging_config(
 
     `secrets` never appear in the log, wherever they come from.
     """
-    kept = tuple(secrets)
+    # An object, whose repr is nobody's secret: at debug gunicorn logs its settings, this among them.
+    discretion = Discretion(secrets)
     to_stderr = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "filters": {"request_id": {"()": RequestIdFilter}, "gunicorn": {"()": GunicornFilter}},
         "formatters": {
-            "text": {"()": TextFormatter, "secrets": kept},
-            "json": {"()": JsonFormatter, "secrets": kept},
+            "text": {"()": TextFormatter, "discretion": discretion},
+            "json": {"()": JsonFormatter, "discretion": discretion},
         },
         "handlers": {
             "nowhere": {"class": "logging.NullHandler"},

@@ -72,11 +72,10 @@ class Standing:
     @property
     def refusal(self) -> str:
         """What a client is told that has nothing left."""
-        length = self.limit.multiples
-        window = f"{length} {self.limit.GRANULARITY.name}s"
+        name, times = self.limit.GRANULARITY.name, self.limit.multiples
+        window = name if times == 1 else f"{times} {name}s"
         return (
-            f"Rate limit reached: {self.limit.amount} requests in "
-            f"{window if length > 1 else f'a {self.limit.GRANULARITY.name}'}. "
+            f"Rate limit reached: {self.limit.amount} requests per {window}. "
             f"Please try again in {_duration(self.seconds)}."
         )
 

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, current_app, request
 from tts_service.backends.base import ModelChanged
 from tts_service.blueprints.auth import require_key
 from tts_service.blueprints.client import as_asked, break_off, client_has_left
-from tts_service.errors import InvalidRequest, SpeechError, UnsupportedMediaType
+from tts_service.errors import CannotSpeak, InvalidRequest, SpeechError, UnsupportedMediaType
 from tts_service.extensions import services
 from tts_service.front import CACHE_CONTROL, NOTES
 from tts_service.records import Record
@@ -74,7 +74,12 @@ def _late(now: float) -> float:
 
 def _speak(asked: SpeechRequest, late: float) -> Response:
     synthesizer = services().synthesizer
-    plan = synthesizer.plan(asked)
+    _note(chars=len(asked.input))
+    try:
+        plan = synthesizer.plan(asked)
+    except CannotSpeak:
+        _note(voice=synthesizer.voices.resolve(asked.voice, asked.model).name)
+        raise
     _note(**plan.facts)
     logger.debug("the text is %r", plan.text)
     record = synthesizer.find(plan)
