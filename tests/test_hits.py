@@ -62,20 +62,27 @@ def ask(service: Gateway, fields: dict[str, Any], **headers: str) -> httpx.Respo
     return service.post(fields, Authorization="Bearer sesame", **headers)
 
 
-def test_both_ways_answer_alike(gateway: StartGateway, backend: GradioApp) -> None:
-    def hit(fast: int, fields: dict[str, Any]) -> httpx.Response:
-        service = gateway(GRADIO_URL=backend.url, FAST_HITS=fast)
-        service.post(fields)
-        return service.post(fields, X_Request_ID="the-same")
+@pytest.mark.parametrize("settings", [{}, {"RATE_LIMIT": "100/day"}], ids=["plain", "limited"])
+def test_both_ways_answer_alike(
+    gateway: StartGateway, backend: GradioApp, settings: dict[str, str]
+) -> None:
+    asked = ({"input": "Alike."}, {"input": "Alike.", "response_format": "mp3"})
 
-    for fields in ({"input": "Alike."}, {"input": "Alike.", "response_format": "mp3"}):
-        fast, slow = hit(1, fields), hit(0, fields)
+    def hits(fast: int) -> list[httpx.Response]:
+        service = gateway(GRADIO_URL=backend.url, FAST_HITS=fast, **settings)
+        for fields in asked:
+            service.post(fields)
+        return [service.post(fields, X_Request_ID="the-same") for fields in asked]
+
+    for fast, slow in zip(hits(1), hits(0), strict=True):
         assert fast.status_code == slow.status_code == 200
         assert fast.content == slow.content
-        varying = {"date", "server-timing", "connection"}
+        varying = {"date", "server-timing", "connection", "x-ratelimit-reset-requests"}
         for name in slow.headers.keys() - varying:
             assert fast.headers[name] == slow.headers[name], name
         assert fast.headers.keys() == slow.headers.keys()
+        assert fast.headers["X-Content-Type-Options"] == "nosniff"
+        assert ("x-ratelimit-limit-requests" in fast.headers) == bool(settings)
 
 
 def test_a_key_is_asked_for_and_the_id_is_kept(either: Gateway) -> None:

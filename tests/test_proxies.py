@@ -61,7 +61,7 @@ def test_the_client_is_whom_the_last_trusted_proxy_saw(
 
 @pytest.mark.parametrize("name", ["localhost", "10.0.0.0/33", "0", "17", "-1", "10.0.0.1,2", ""])
 def test_what_is_no_proxy_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="proxies|no proxy"):
+    with pytest.raises(ValueError, match=r"proxies|no proxy"):
         Proxies(name.split(","))
 
 

@@ -120,7 +120,7 @@ def logging_config(
 
     `secrets` never appear in the log, wherever they come from.
     """
-    # An object, whose repr is nobody's secret: at debug gunicorn logs its settings, this among them.
+    # An object, because of its repr: at debug gunicorn logs its settings, and this among them.
     discretion = Discretion(secrets)
     to_stderr = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
     return {
