@@ -10,7 +10,7 @@ import pytest
 from flask import Flask, Response, request
 from werkzeug.test import create_environ, run_wsgi_app
 
-from tts_service.front import NOTES, REQUEST_ID, Front, plain_path
+from tts_service.front import NOTES, REQUEST_ID, Front, plain_path, protection
 from tts_service.logs import request_id
 
 if TYPE_CHECKING:
@@ -171,6 +171,39 @@ def test_an_answer_started_anew_carries_the_id_and_is_logged_as_what_it_became(
     assert (status, exc_info) == ("500 INTERNAL SERVER ERROR", told)
     assert headers.count(("X-Request-ID", "abc")) == 1
     assert vars(lines()[0])["status"] == 500
+
+
+# -- safety ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [
+        ("audio/mpeg", "cross-origin"),
+        ("audio/wav", "cross-origin"),
+        ("application/json", "same-origin"),
+        ("text/event-stream", "same-origin"),
+        ("text/plain; charset=utf-8", "same-origin"),
+    ],
+)
+def test_only_sound_may_be_played_by_pages_of_others(kind: str, policy: str) -> None:
+    assert protection([("content-type", kind)]) == [
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Resource-Policy", policy),
+    ]
+
+
+def test_a_confirmation_without_a_type_changes_no_policy() -> None:
+    assert "Cross-Origin-Resource-Policy" not in dict(protection([("ETag", '"x"')]))
+
+
+def test_nobody_frames_a_page_and_what_it_says_itself_stands() -> None:
+    own = [("Content-Type", "text/html; charset=utf-8"), ("content-security-policy", "mine")]
+    told = dict(protection(own))
+    assert told["X-Frame-Options"] == "DENY"
+    assert "Content-Security-Policy" not in told
+    assert "frame-ancestors 'none'" in dict(protection(own[:1]))["Content-Security-Policy"]
 
 
 # -- the line ----------------------------------------------------------------------------------

@@ -43,10 +43,10 @@ _COSTLY = {speech: ("GET", "HEAD", "POST")}
 def create_app(config: object) -> Flask:
     """The application. `config` has the settings as attributes (config.py), or is a class of
     such objects. Nothing connects and no thread starts before the first request."""
-    app = Flask(__name__)
-    app.config.from_object(config() if isinstance(config, type) else config)
-    if not any(app.config[name] for name in _PAGES.values()):
-        app.static_folder = None
+    settings = config() if isinstance(config, type) else config
+    pages = [blueprint for blueprint, name in _PAGES.items() if getattr(settings, name)]
+    app = Flask(__name__, static_folder="static" if pages else None)
+    app.config.from_object(settings)
     app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_BODY_BYTES"]
     assert isinstance(app.json, DefaultJSONProvider)
     app.json.ensure_ascii = False  # voices and messages are to be read
@@ -54,11 +54,8 @@ def create_app(config: object) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions["tts_service"] = services = _build(app)
-    for blueprint in (errors, health, metrics, models, speech):
+    for blueprint in (errors, health, metrics, models, speech, *pages):
         app.register_blueprint(blueprint)
-    for blueprint, name in _PAGES.items():
-        if app.config[name]:
-            app.register_blueprint(blueprint)
     if services.rates is not None:
         limit_rates(app, services.rates, _COSTLY)
     _allow_origins(app)
