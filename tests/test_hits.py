@@ -225,8 +225,13 @@ def test_what_is_not_http_is_told_in_json(
         head, body = read_answer(client)
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"X-Request-ID: " in head
+    assert b"X-Content-Type-Options: nosniff" in head
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
     assert service.client.get("/health/live").status_code == 200
+    told = re.search(rb"X-Request-ID: (\w+)", head)
+    assert told is not None
+    wait_until(lambda: f" {told[1].decode()}] tts_service.access" in service.log)
+    assert f"status={status} bytes={len(body)} " in service.log
 
 
 def test_a_long_link_is_understood(service: Gateway) -> None:

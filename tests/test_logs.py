@@ -261,18 +261,33 @@ def test_every_request_has_one_line_with_the_same_keys(
 
 def test_an_answer_that_breaks_off_says_why(gateway: StartGateway, backend: GradioApp) -> None:
     service = gateway(GRADIO_URL=backend.url, LOG_FORMAT="json", GRADIO_CALL_ATTEMPTS=1)
-    backend.control(hold=True)
-    body = json.dumps({"input": HIDDEN, "stream": True}).encode()
-    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-    with socket.create_connection(("127.0.0.1", service.port), 10) as client:
-        client.sendall(
-            f"{head}Content-Type: application/json\r\nX-Request-ID: gone\r\n\r\n".encode()
-        )
-        client.sendall(body)
-        wait_until(lambda: backend.state()["active"] == 1)
-    line = line_of(service, "gone")
-    assert (line["status"], line["error"]) == (499, "client_closed_request")
-    backend.control(hold=False)
+
+    def break_off(name: str, form: str = "audio", *, leaves: bool, begins: bool = True) -> Any:
+        """Ask for a stream whose client leaves, or whose second segment fails; its log line."""
+        backend.control(reset=True, hold=True)
+        body = json.dumps({"input": f"{name} it begins. Then {name} ends.", "stream_format": form})
+        lines = ["POST /v1/audio/speech HTTP/1.1", "Host: x", "Content-Type: application/json"]
+        more = [f"Content-Length: {len(body)}", f"X-Request-ID: {name}", "Connection: close"]
+        request = "\r\n".join([*lines, *more, "", body])
+        with socket.create_connection(("127.0.0.1", service.port), 30) as client:
+            client.sendall(request.encode())
+            wait_until(lambda: backend.state()["active"] == 1)
+            if begins:
+                backend.control(release=1)
+                assert client.recv(9) == b"HTTP/1.1 "
+            if not leaves:
+                backend.control(hold=False, fail="error")
+                while client.recv(65536):
+                    pass
+        line = line_of(service, name)
+        backend.control(hold=False)
+        return line["status"], line["error"], line["cache"]
+
+    gone = "client_closed_request"
+    assert break_off("Impatient", leaves=True, begins=False) == (499, gone, None)
+    assert break_off("Bored", leaves=True) == (200, gone, "MISS")
+    assert break_off("Broken", leaves=False) == (200, "backend_error", "MISS")
+    assert break_off("Unhappy", "sse", leaves=False) == (200, "backend_error", "MISS")
 
 
 def test_the_readme_documents_these_keys_and_no_others() -> None:

@@ -21,8 +21,9 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from tts_service.errors import InvalidRequest, SpeechError
 from tts_service.extensions import Services
-from tts_service.front import protection
+from tts_service.front import NOTES, AccessLine, protection
 from tts_service.hits import Head, Hit, Hits
+from tts_service.logs import request_id
 
 #: What the poller collects of one request; a larger one is read by its thread.
 _LARGEST = 64 * 1024
@@ -65,6 +66,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         services = self.wsgi.extensions["tts_service"]
         assert isinstance(services, Services)
         self._hits = services.hits
+        self._metrics = services.metrics
 
     # -- connections in the poller ---------------------------------------------------------------
 
@@ -224,7 +226,9 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
     # -- errors before there is a request --------------------------------------------------------
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """As gunicorn tells it, but as the JSON that every other error is."""
+        """As gunicorn tells it, but as the JSON that every other error is, and with a log line."""
+        new_id = uuid.uuid4().hex
+        request_id.set(new_id)
         told = _Recorder()
         super().handle_error(req, told, addr, exc)
         status = int(told.data.split(b" ", 2)[1] or 500) if told.data else 500
@@ -237,7 +241,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
             ("Connection", "close"),
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
-            ("X-Request-ID", uuid.uuid4().hex),
+            ("X-Request-ID", new_id),
         ]
         lines = [f"{name}: {value}\r\n" for name, value in [*headers, *protection(headers)]]
         head = b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, reason, "".join(lines).encode())
@@ -245,6 +249,22 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
             client.sendall(head + body)
         except OSError:
             self.log.debug("Failed to send error message.")
+        if status < 500:  # else the application has written it
+            self._note(req, addr, status, len(body), error)
+        request_id.set("-")
+
+    def _note(self, req: Any, addr: Any, status: int, size: int, error: SpeechError) -> None:
+        """The log line of a request that never reached the application."""
+        environ = {
+            "REQUEST_METHOD": getattr(req, "method", None) or "-",
+            "PATH_INFO": getattr(req, "path", None) or "-",
+            "REMOTE_ADDR": addr[0] if isinstance(addr, tuple) else "unix",
+            NOTES: {"error": error.code or error.type},
+        }
+        line = AccessLine(environ, self._metrics, time.monotonic)
+        line.status = status
+        line.count(size)
+        line.write()
 
 
 class _Recorder:
