@@ -142,6 +142,7 @@ def test_json_lines_hold_what_the_level_lets_through(level: str, expected: list[
         ("http://me:pass@tts:7860/x and redis://:pw@h", "http://…@tts:7860/x and redis://…@h"),
         ("Authorization: Bearer sk-else", "Authorization: Bearer …"),
         ("{'authorization': 'bearer abc.def'}", "{'authorization': 'bearer …'}"),
+        ('-H "Authorization: Bearer $API_KEY"', '-H "Authorization: Bearer $API_KEY"'),
         ("Basic bWU6cGFzcw==, twice", "Basic …, twice"),
         ("p%40ss, p@ss and p@ssage", "…, … and …age"),
         ("nothing here: a@b, http://a/b@c, 1", "nothing here: a@b, http://a/b@c, 1"),

@@ -15,7 +15,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
 _CREDENTIALS = re.compile(r"//[^/@\s\"']+@")
-_BEARER = re.compile(r"\b(bearer|basic)(:?\s+)(?!…)[^\s\"',;]+", re.IGNORECASE)
+_BEARER = re.compile(r"\b(bearer|basic)(:?\s+)(?![…$])[^\s\"',;]+", re.IGNORECASE)
 _HIDDEN = "…"
 _SHORTEST_SECRET = 4  # a shorter one would only make the log unreadable
 
