@@ -12,12 +12,14 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tts_service.proxies import Proxies
+from tts_service.rates import parse_rates
 from tts_service.voices import is_valid_name, normalize_name
 
 logger = logging.getLogger("tts_service.config")
@@ -72,6 +74,8 @@ def _require_backend_address(addresses: tuple[str, ...]) -> tuple[str, ...]:
 def _require_redis(url: str | None) -> str | None:
     if url and not url.startswith(_REDIS):
         raise ValueError("expected redis://…, rediss://… or unix://…")
+    if url:
+        _ = urlsplit(url).port  # raises ValueError for nonsense
     return url
 
 
@@ -89,6 +93,17 @@ def _require_names(recordings: dict[str, Path]) -> dict[str, Path]:
                 f"{name!r} is no name for a voice: 1 to 64 letters, digits, - _ and . are"
             )
     return recordings
+
+
+def _require_proxies(trusted: tuple[str, ...]) -> tuple[str, ...]:
+    Proxies(trusted)
+    return trusted
+
+
+def _require_rates(limits: str | None) -> str | None:
+    if limits is not None:
+        parse_rates(limits)
+    return limits
 
 
 Lowercase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
@@ -177,12 +192,21 @@ class Config(BaseSettings):
 
     API_KEYS: CommaSeparated = Field((), repr=False)
     """Keys that clients must bear; none: everybody may speak."""
+    RATE_LIMIT: Annotated[str | None, AfterValidator(_require_rates)] = None
+    """How often one key or address may ask: `60/minute`, or several limits; none: no limit."""
+    TRUSTED_PROXIES: Annotated[CommaSeparated, AfterValidator(_require_proxies)] = ()
+    """Whose X-Forwarded-For is believed: addresses and networks, `*`, or how many there are."""
     CORS_ORIGINS: Annotated[CommaSeparated, AfterValidator(_require_origins)] = ()
     """Web pages that may call the service: their origins, or `*`."""
     MAX_BODY_BYTES: Count = 1024 * 1024
     """The largest request body."""
     MAX_VOICE_BYTES: Count = 10 * 1024 * 1024
     """The largest recording that is uploaded as a voice."""
+
+    PAGE: bool = True
+    """Whether there is a page to listen to, at `/`."""
+    DOCS: bool = True
+    """Whether `/docs` and `/openapi.json` are served."""
 
     SELF_TEST: bool = True
     """Whether the service tries itself after the start."""
@@ -218,6 +242,31 @@ def read_config(**overrides: object) -> Config:
         raise ConfigError("\n".join(_explain(item) for item in wrong)) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{ENV_FILE} is not UTF-8: {error}") from None
+
+
+def changed(config: Config) -> dict[str, str]:
+    """The settings that differ from their defaults, as they would be written; secrets masked."""
+    return {
+        name: "…" if name in SECRETS else _CREDENTIALS.sub("//…@", _written(getattr(config, name)))
+        for name, field in Config.model_fields.items()
+        if field.default_factory is None and getattr(config, name) != field.default
+    }
+
+
+def _written(value: object) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(int(value) if isinstance(value, bool) else value)
+
+
+def secrets_in(config: Config) -> frozenset[str]:
+    """Every key and password among the settings: no log line may hold one."""
+    urls = [*config.GRADIO_URL, config.REDIS_URL or ""]
+    passwords = (unquote(urlsplit(url).password or "") for url in urls)
+    auth = config.GRADIO_AUTH[1] if config.GRADIO_AUTH else ""
+    return frozenset({*config.API_KEYS, config.GRADIO_TOKEN or "", auth, *passwords} - {""})
 
 
 def _explain(item: Any) -> str:

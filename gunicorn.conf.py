@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from config import ConfigError, read_config, warn_of_unknown_names
+from config import ConfigError, changed, read_config, secrets_in, warn_of_unknown_names
 from tts_service.logs import logging_config
 from tts_service.start import (
     CannotStart,
@@ -40,7 +40,9 @@ keepalive = 75  # longer than nginx and PaaS routers keep theirs, so that they c
 timeout = 60
 graceful_timeout = 30
 control_socket_disable = True
-logconfig_dict = logging_config(_config.LOG_LEVEL, _config.LOG_FORMAT)
+logconfig_dict = logging_config(_config.LOG_LEVEL, _config.LOG_FORMAT, secrets_in(_config))
+# Nobody may rename a request's path or scheme by a header; TRUSTED_PROXIES tells clients apart.
+forwarded_allow_ips = ""
 if Path("/dev/shm").is_dir():  # noqa: S108 - gunicorn's own advice: no disk under the heartbeat
     worker_tmp_dir = "/dev/shm"  # noqa: S108
 
@@ -69,8 +71,7 @@ def on_starting(server):
 
 
 def when_ready(server):
-    for line in welcome(_config.HOST, _config.PORT, needs_key=bool(_config.API_KEYS)):
-        server.log.info(line)
+    welcome(dict(_config), changed(_config), has_demo=_demo is not None)
 
 
 def post_fork(server, worker):

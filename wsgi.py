@@ -1,13 +1,19 @@
 """The door for gunicorn (`wsgi:app`); `python wsgi.py` opens it without gunicorn."""
 
-import logging
 import signal
 import sys
 from types import FrameType
 
 from werkzeug.serving import run_simple
 
-from config import Config, ConfigError, read_config, warn_of_unknown_names
+from config import (
+    Config,
+    ConfigError,
+    changed,
+    read_config,
+    secrets_in,
+    warn_of_unknown_names,
+)
 from tts_service import create_app
 from tts_service.logs import configure
 from tts_service.start import (
@@ -19,8 +25,6 @@ from tts_service.start import (
     welcome,
 )
 
-logger = logging.getLogger("tts_service.wsgi")
-
 
 def load_config() -> Config:
     """The settings, with logging set up by them; ends the process if they are wrong."""
@@ -28,7 +32,7 @@ def load_config() -> Config:
         config = read_config()
     except ConfigError as error:
         sys.exit(f"These settings cannot be understood:\n{error}")
-    configure(config.LOG_LEVEL, config.LOG_FORMAT)
+    configure(config.LOG_LEVEL, config.LOG_FORMAT, secrets_in(config))
     return config
 
 
@@ -44,8 +48,7 @@ def main() -> None:
         config = load_config()  # the demo backend's address is in it now
         app = create_app(config)
         start_in_background(lambda: app)
-        for line in welcome(config.HOST, config.PORT, needs_key=bool(config.API_KEYS)):
-            logger.info(line)
+        welcome(dict(config), changed(config), has_demo=demo is not None)
         run_simple(config.HOST, config.PORT, app, threaded=True)
     except CannotStart as error:
         sys.exit(str(error))

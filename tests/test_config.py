@@ -10,7 +10,7 @@ import pytest
 from conftest import StartGateway
 from servers import GradioApp
 
-from config import Config, ConfigError, read_config, unknown_names
+from config import Config, ConfigError, changed, read_config, secrets_in, unknown_names
 
 PROJECT = Path(__file__).parents[1]
 BAD_START = {"CACHE_TTL": "soon", "GRADIO_AUTH": "swordfish"}
@@ -99,6 +99,11 @@ def test_a_name_in_the_env_file_that_is_no_setting_is_noticed(line: str, meant: 
         ("MODEL_PROMPT_MAP", '{"小明": "a/b.wav"}', {"小明": Path("a/b.wav")}),
         ("API_KEYS", "one, two,,", ("one", "two")),
         ("CORS_ORIGINS", "*", ("*",)),
+        ("RATE_LIMIT", "60/minute", "60/minute"),
+        ("RATE_LIMIT", "", None),
+        ("TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8,", ("127.0.0.1", "10.0.0.0/8")),
+        ("TRUSTED_PROXIES", "2", ("2",)),
+        ("DOCS", "off", False),
         ("DEFAULT_RESPONSE_FORMAT", "MP3", "mp3"),
         ("LOG_LEVEL", "WARNING", "warning"),
         ("SELF_TEST", "0", False),
@@ -183,6 +188,15 @@ def test_settings_do_not_change() -> None:
         ("MAX_PENDING", "0"),
         ("MAX_BODY_BYTES", "0"),
         ("MAX_VOICE_BYTES", "0"),
+        ("RATE_LIMIT", "often"),
+        ("RATE_LIMIT", "60/fortnight"),
+        ("RATE_LIMIT", "0/minute"),
+        ("TRUSTED_PROXIES", "nginx"),
+        ("TRUSTED_PROXIES", "10.0.0.0/40"),
+        ("TRUSTED_PROXIES", "0"),
+        ("REDIS_URL", "redis://127.0.0.1:port"),
+        ("PAGE", "maybe"),
+        ("DOCS", "2"),
         ("SELF_TEST", "maybe"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),
@@ -286,3 +300,45 @@ def test_the_env_file_names_the_backend_and_its_misspellings_are_warned_of(
         ".env: MAX_CACHESIZE is no setting of this service; did you mean MAX_CACHE_SIZE?"
         in service.log
     )
+
+
+# What is shown of them
+
+
+def test_what_differs_from_the_defaults_is_told_without_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = read(
+        monkeypatch,
+        MAX_PENDING="4",
+        GRADIO_PARAMS='{"top_p": 0.7}',
+        GRADIO_URL="http://me:hidden@tts:7860,http://b:1",
+        CACHE_TTL="86400",
+        SELF_TEST="0",
+        API_KEYS="hidden",
+        REDIS_URL="redis://:hidden@r",
+    )
+    assert changed(config) == {
+        "GRADIO_URL": "http://…@tts:7860,http://b:1",
+        "GRADIO_PARAMS": '{"top_p": 0.7}',
+        "MAX_PENDING": "4",
+        "SELF_TEST": "0",
+        "API_KEYS": "…",
+        "REDIS_URL": "…",
+    }
+    assert changed(read_config(_env_file=None, MAX_PENDING=64)).keys() == {
+        *("GRADIO_URL", "GRADIO_PARAMS", "SELF_TEST", "API_KEYS", "REDIS_URL")
+    }
+
+
+def test_every_key_and_password_is_known_as_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read(
+        monkeypatch,
+        API_KEYS="one,two",
+        GRADIO_AUTH="me:three",
+        GRADIO_TOKEN="four",
+        GRADIO_URL="http://me:f%40ve@tts:7860",
+        REDIS_URL="redis://:six@r:1/0",
+    )
+    assert secrets_in(config) == {"one", "two", "three", "four", "f@ve", "six"}
+    assert secrets_in(Config.model_construct()) == set()

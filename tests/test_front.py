@@ -10,7 +10,7 @@ import pytest
 from flask import Flask, Response, request
 from werkzeug.test import create_environ, run_wsgi_app
 
-from tts_service.front import NOTES, REQUEST_ID, Front, plain_path
+from tts_service.front import NOTES, REQUEST_ID, Front, plain_path, protection
 from tts_service.logs import request_id
 
 if TYPE_CHECKING:
@@ -167,8 +167,43 @@ def test_an_answer_started_anew_carries_the_id_and_is_logged_as_what_it_became(
     told: Any = (ValueError, ValueError(), None)
     body: Any = Front(app)(create_environ("/", headers={"X-Request-ID": "abc"}), start_response)
     body.close()
-    assert started[-1] == ("500 INTERNAL SERVER ERROR", [("X-Request-ID", "abc")], told)
-    assert vars(lines()[0])["status"] == "500"
+    status, headers, exc_info = started[-1]
+    assert (status, exc_info) == ("500 INTERNAL SERVER ERROR", told)
+    assert headers.count(("X-Request-ID", "abc")) == 1
+    assert vars(lines()[0])["status"] == 500
+
+
+# -- safety ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [
+        ("audio/mpeg", "cross-origin"),
+        ("audio/wav", "cross-origin"),
+        ("application/json", "same-origin"),
+        ("text/event-stream", "same-origin"),
+        ("text/plain; charset=utf-8", "same-origin"),
+    ],
+)
+def test_only_sound_may_be_played_by_pages_of_others(kind: str, policy: str) -> None:
+    assert protection([("content-type", kind)]) == [
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Resource-Policy", policy),
+    ]
+
+
+def test_a_confirmation_without_a_type_changes_no_policy() -> None:
+    assert "Cross-Origin-Resource-Policy" not in dict(protection([("ETag", '"x"')]))
+
+
+def test_nobody_frames_a_page_and_what_it_says_itself_stands() -> None:
+    own = [("Content-Type", "text/html; charset=utf-8"), ("content-security-policy", "mine")]
+    told = dict(protection(own))
+    assert told["X-Frame-Options"] == "DENY"
+    assert "Content-Security-Policy" not in told
+    assert "frame-ancestors 'none'" in dict(protection(own[:1]))["Content-Security-Policy"]
 
 
 # -- the line ----------------------------------------------------------------------------------
@@ -185,7 +220,7 @@ def test_a_line_tells_method_path_status_bytes_times_and_client(lines: Lines) ->
     [line] = lines()
     assert line.getMessage().startswith("POST /v1//audio/speech/ status=200 bytes=12 ")
     facts = vars(line)
-    assert (facts["status"], facts["bytes"], facts["client"]) == ("200", 12, "10.0.0.7")
+    assert (facts["status"], facts["bytes"], facts["client"]) == (200, 12, "10.0.0.7")
     assert (facts["first_byte_ms"], facts["total_ms"]) == (250.0, 1500.0)
 
 
@@ -241,7 +276,7 @@ def test_the_line_comes_with_the_last_byte_and_not_before(lines: Lines) -> None:
 def test_a_body_nobody_reads_has_its_line_too(lines: Lines) -> None:
     open_body(hello).close()
     [line] = lines()
-    assert (vars(line)["status"], vars(line)["bytes"]) == ("200", 0)
+    assert (vars(line)["status"], vars(line)["bytes"]) == (200, 0)
 
 
 def test_a_body_read_in_part_counts_what_went_out(lines: Lines) -> None:
@@ -268,7 +303,7 @@ def test_an_app_that_raises_has_its_line_and_the_error_goes_on(
     with pytest.raises(error):
         open_body(app)
     [line] = lines()
-    assert vars(line)["status"] == "-"
+    assert vars(line)["status"] is None
     assert request_id.get() == "-"
 
 
@@ -283,7 +318,7 @@ def test_a_body_that_breaks_has_its_line_with_what_went_out(lines: Lines) -> Non
         list(body)
     body.close()
     [line] = lines()
-    assert (vars(line)["status"], vars(line)["bytes"]) == ("200", 5)
+    assert (vars(line)["status"], vars(line)["bytes"]) == (200, 5)
 
 
 def test_a_body_that_cannot_be_closed_has_its_line(lines: Lines) -> None:

@@ -62,24 +62,29 @@ def ask(service: Gateway, fields: dict[str, Any], **headers: str) -> httpx.Respo
     return service.post(fields, Authorization="Bearer sesame", **headers)
 
 
-def test_both_ways_answer_alike(gateway: StartGateway, backend: GradioApp) -> None:
-    services = [gateway(GRADIO_URL=backend.url, FAST_HITS=fast) for fast in (0, 1)]
-
-    def hit(fast: int, fields: dict[str, Any]) -> httpx.Response:
-        service = services[fast]
-        service.post(fields)
-        return service.post(fields, X_Request_ID="the-same")
-
+@pytest.mark.parametrize("settings", [{}, {"RATE_LIMIT": "100/day"}], ids=["plain", "limited"])
+def test_both_ways_answer_alike(
+    gateway: StartGateway, backend: GradioApp, settings: dict[str, str]
+) -> None:
     mp3 = {"input": "Alike.", "response_format": "mp3"}
-    for fields in ({"input": "Alike."}, mp3, {**mp3, "timestamps": True}):
-        fast, slow = hit(1, fields), hit(0, fields)
+    asked = ({"input": "Alike."}, mp3, {**mp3, "timestamps": True})
+
+    def hits(fast: int) -> list[httpx.Response]:
+        service = gateway(GRADIO_URL=backend.url, FAST_HITS=fast, **settings)
+        for fields in asked:
+            service.post(fields)
+        return [service.post(fields, X_Request_ID="the-same") for fields in asked]
+
+    for fast, slow, fields in zip(hits(1), hits(0), asked, strict=True):
         assert fast.status_code == slow.status_code == 200
         assert fast.content == slow.content
-        varying = {"date", "server-timing", "connection"}
+        varying = {"date", "server-timing", "connection", "x-ratelimit-reset-requests"}
         for name in slow.headers.keys() - varying:
             assert fast.headers.get_list(name) == slow.headers.get_list(name), name
         assert ("Link" in fast.headers) == ("timestamps" in fields)
         assert fast.headers.keys() == slow.headers.keys()
+        assert fast.headers["X-Content-Type-Options"] == "nosniff"
+        assert ("x-ratelimit-limit-requests" in fast.headers) == bool(settings)
 
 
 def test_a_key_is_asked_for_and_the_id_is_kept(either: Gateway) -> None:
@@ -222,8 +227,13 @@ def test_what_is_not_http_is_told_in_json(
         head, body = read_answer(client)
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"X-Request-ID: " in head
+    assert b"X-Content-Type-Options: nosniff" in head
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
     assert service.client.get("/health/live").status_code == 200
+    told = re.search(rb"X-Request-ID: (\w+)", head)
+    assert told is not None
+    wait_until(lambda: f" {told[1].decode()}] tts_service.access" in service.log)
+    assert f"status={status} bytes={len(body)} " in service.log
 
 
 def test_a_long_link_is_understood(service: Gateway) -> None:

@@ -436,3 +436,47 @@ def test_the_work_is_spread_and_a_dead_gateway_left_out(
     one.stop()
     for number in range(6):
         assert say(front, f"Left out {number}.").status_code == 200
+
+
+# -- clients ---------------------------------------------------------------------------------------
+
+
+def test_the_gateway_knows_nginxs_clients_and_limits_each(
+    gateway: StartGateway, nginx: StartNginx, app: GradioApp
+) -> None:
+    service = gateway(GRADIO_URL=app.url, RATE_LIMIT="2/hour", TRUSTED_PROXIES="127.0.0.1")
+    front = nginx(service)
+
+    def ask(address: str, number: int, **headers: str) -> httpx.Response:
+        transport = httpx.HTTPTransport(local_address=address, verify=False)
+        with httpx.Client(transport=transport, timeout=60) as client:
+            named = {"X-Request-ID": f"{address}-{number}", **headers}
+            text = f"The sentence number {number}."
+            return client.post(f"{front.url}{SPEECH}", json={"input": text}, headers=named)
+
+    made_up = {"X-Forwarded-For": "6.6.6.6"}
+    assert [ask("127.0.0.2", number, **made_up).status_code for number in (1, 2, 3)] == [
+        *(200, 200, 429)
+    ]
+    refused = ask("127.0.0.2", 4)
+    assert 1 <= int(refused.headers["Retry-After"]) <= 30
+    assert refused.headers.get_list("x-ratelimit-remaining-requests") == ["0"]
+    # What nginx keeps it gives to everybody, without telling how another client stood.
+    kept = ask("127.0.0.2", 1)
+    assert by_nginx(kept)
+    assert not [name for name in kept.headers if name.startswith("x-ratelimit")]
+    other = ask("127.0.0.3", 5)
+    assert (other.status_code, other.headers["x-ratelimit-remaining-requests"]) == (200, "1")
+    wait_until(lambda: asked_by(service, r"127\.0\.0\.3-5"))
+    assert "client=127.0.0.2 " in service.log
+    assert "client=127.0.0.3 " in service.log
+    assert "6.6.6.6" not in service.log
+
+
+def test_nginxs_own_errors_are_as_safe_as_the_gateways(front: NginxServer) -> None:
+    own = front.client.post(SPEECH, content=b"x" * 2_000_000)
+    passed = front.client.get("/v1/models")
+    assert (own.status_code, passed.status_code) == (413, 200)
+    for answer in (own, passed):
+        assert answer.headers.get_list("X-Content-Type-Options") == ["nosniff"]
+        assert answer.headers.get_list("Referrer-Policy") == ["no-referrer"]

@@ -343,3 +343,23 @@ LEAST_CONTRAST = """() => {
         return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
     }));
 }"""
+
+
+def test_what_is_for_people_can_be_switched_off(tmp_path: Path) -> None:
+    for docs in (True, False):
+        app = create_app(read_config(PROMPTS_DIR=tmp_path, DOCS=docs, PAGE=False))
+        for path in ("/docs", "/openapi.json", "/static/docs.js"):
+            answer = app.test_client().get(path)
+            assert answer.status_code == (200 if docs else 404), path
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            answer.close()
+        assert app.test_client().get("/v1/models").status_code == 200
+
+
+def test_every_route_says_what_keeps_browsers_safe(app: Flask) -> None:
+    for path in ("/docs", "/openapi.json", "/health", "/metrics", "/v1/models", "/nowhere"):
+        told = app.test_client().get(path).headers
+        assert told.get_all("X-Content-Type-Options") == ["nosniff"], path
+        assert told.get_all("Referrer-Policy") == ["no-referrer"], path
+        assert told.get_all("Cross-Origin-Resource-Policy") == ["same-origin"], path
+    assert app.test_client().get("/docs").headers["X-Frame-Options"] == "DENY"

@@ -328,3 +328,35 @@ def test_a_flushed_claim_is_neither_renewed_nor_an_error_to_release(
     assert not shared.renew(claim)
     shared.release(claim)
     assert shared.is_up
+
+
+# -- counters --------------------------------------------------------------------------------------
+
+
+def test_a_counter_counts_for_everybody_and_begins_anew_when_its_time_is_over(
+    connect: Connect,
+) -> None:
+    one, another = connect(), connect()
+    assert one.counted("rate:a") == (0, 0)
+    counts = [count.count("rate:a", 30) for count in (one, another, one)]
+    assert [count and count[0] for count in counts] == [1, 2, 3]
+    assert all(count and 20 < count[1] <= 30 for count in counts)
+    seen = another.counted("rate:a")
+    assert seen is not None
+    assert seen[0] == 3
+    assert one.count("rate:b", 0.05)
+    wait_until(lambda: another.counted("rate:b") == (0, 0))
+    again = one.count("rate:b", 30)
+    assert again is not None
+    assert again[0] == 1
+
+
+def test_a_redis_that_is_lost_or_full_counts_nothing_and_keeps_nobody_waiting(
+    start_servers: StartServers, connect: Connect, tmp_path: Path
+) -> None:
+    full: RedisServer = start_servers(RedisServer(tmp_path, "--maxmemory", "1"))[0]
+    assert connect(full.url).count("rate:a", 30) is None
+    lost = connect(f"redis://127.0.0.1:{free_port()}")
+    assert lost.count("rate:a", 30) is None
+    assert lost.counted("rate:a") is None
+    assert not lost.is_up

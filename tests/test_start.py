@@ -18,6 +18,9 @@ import pytest
 from conftest import StartGateway
 from servers import GradioApp, free_port, wait_until
 
+from config import changed, read_config
+from tts_service.start import welcome
+
 PROJECT = Path(__file__).parents[1]
 START_LIMIT = 60  # seconds; the demo backend imports gradio
 
@@ -185,11 +188,87 @@ def test_it_can_be_started_directly_and_ends_with_its_demo(service: StartService
     running.wait_for("self-test passed")
     answer = httpx.post(f"{running.url}/v1/audio/speech", json={"input": "Hello."}, timeout=30)
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "audio/wav")
+    link = httpx.get(f"{running.url}/v1/audio/speech", params={"input": "Whisper."}, timeout=30)
+    assert link.status_code == 200
+    running.wait_for("GET /v1/audio/speech status=200")
+    assert "Whisper" not in running.log
     pids = running.descendants()
     assert len(_demo_pids(pids)) == 1
     running.process.terminate()
     assert running.process.wait(timeout=20) == 0
     wait_until(lambda: not any(_is_alive(pid) for pid in pids), 5)
+    assert "Traceback" not in running.log
+
+
+def test_the_start_tells_what_is_configured_and_what_is_missing_once(
+    gateway: StartGateway, backend: GradioApp, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    service = gateway(
+        GRADIO_URL=backend.url.replace("//", "//me:hidden@"),
+        HOST="0.0.0.0",
+        WEB_CONCURRENCY=2,
+        MAX_PENDING=9,
+        RATE_LIMIT="60/minute",
+        TRUSTED_PROXIES="127.0.0.1",
+        GRADIO_TOKEN="hidden-too",
+        PROMPTS_DIR=tmp_path / "empty",
+        MODEL_PROMPT_MAP='{"boss": "/nowhere.wav"}',
+        DEFAULT_PROMPT_AUDIO_PATH=tmp_path / "empty" / "default.wav",
+    )
+    lines = [line.partition(" tts_service.start: ")[2] for line in service.log.splitlines()]
+    told = [line for line in lines if line]
+    assert told == [
+        "The speech gateway, as it is configured:",
+        f"  backends   {backend.url} by /gen_single",
+        "  voices     1: boss",
+        "  cache      100 entries and 256 MiB in each process, for 24 hours",
+        "  access     no key needed; at most 60/minute; behind 127.0.0.1",
+        "  processes  2, of 25 threads each",
+        f"  also set   GRADIO_TOKEN=…  DEFAULT_PROMPT_AUDIO_PATH={tmp_path}/empty/default.wav  "
+        "MAX_PENDING=9  SELF_TEST=0",
+        f"{tmp_path}/empty/default.wav is missing: a request that names no voice will be answered "
+        "500.",
+        "The recording of the voice 'boss' is missing: /nowhere.wav.",
+        "API_KEYS is not set: whoever reaches this port may have something spoken.",
+        "REDIS_URL is not set: each worker has a cache of its own and speaks what another has "
+        "spoken, and RATE_LIMIT is counted by each.",
+        f"Listening at http://127.0.0.1:{service.port}/v1; hear it with:",
+        f"  curl http://127.0.0.1:{service.port}/v1/audio/speech -H 'Content-Type: "
+        """application/json' -d '{"input": "你好，世界。 Hello, world."}' -o hello.wav""",
+    ]
+    assert "hidden" not in service.log
+
+
+def test_a_complete_configuration_is_warned_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    config = read_config(
+        _env_file=None,
+        GRADIO_URL="http://a:1,http://b:2",
+        API_KEYS="one,two",
+        HOST="::",
+        REDIS_URL="redis://:hidden@r:1/0",
+        WEB_CONCURRENCY=2,
+        PROMPTS_DIR=PROJECT / "prompts",
+        DEFAULT_PROMPT_AUDIO_PATH=PROJECT / "prompts" / "default.wav",
+    )
+    with caplog.at_level("INFO", "tts_service.start"):
+        welcome(dict(config), changed(config))
+    assert {line.levelname for line in caplog.records} == {"INFO"}
+    for told in (
+        "http://a:1, http://b:2 by /gen_single",
+        "2: chixiaotu6, default",
+        "shared through redis://r:1/0",
+        "2 keys; no rate limit",
+        'http://127.0.0.1:8000/v1/audio/speech -H "Authorization: Bearer $API_KEY"',
+    ):
+        assert told in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_a_wrong_limit_stops_the_start_and_names_itself(service: StartService) -> None:
+    running = service(sys.executable, "-m", "gunicorn", "wsgi:app", RATE_LIMIT="sixty")
+    assert running.process.wait(timeout=30) == 1
+    assert "RATE_LIMIT='sixty': expected a number of requests" in running.log
     assert "Traceback" not in running.log
 
 

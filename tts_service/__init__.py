@@ -14,6 +14,7 @@ from tts_service.blueprints.metrics import metrics
 from tts_service.blueprints.models import models
 from tts_service.blueprints.openapi import openapi
 from tts_service.blueprints.page import page
+from tts_service.blueprints.rates import limit_rates
 from tts_service.blueprints.speech import speech
 from tts_service.blueprints.voices import voices
 from tts_service.cache import BoundedCache, SpeechCache
@@ -25,6 +26,8 @@ from tts_service.front import Front
 from tts_service.hits import Hits
 from tts_service.keys import ApiKeys
 from tts_service.metrics import Metrics
+from tts_service.proxies import Proxies
+from tts_service.rates import RATE_HEADERS, Rates, Windows
 from tts_service.records import unpack
 from tts_service.self_test import SelfTest
 from tts_service.shared_cache import SharedCache
@@ -36,11 +39,19 @@ from tts_service.voices import VoiceCatalogue
 __all__ = ["create_app"]
 
 
+#: What is for people to look at, and the setting that switches it.
+_PAGES = {openapi: "DOCS", page: "PAGE"}
+#: What costs synthesis or changes something: `RATE_LIMIT` is for these methods.
+_COSTLY = {speech: ("GET", "HEAD", "POST"), voices: ("POST", "DELETE")}
+
+
 def create_app(config: object) -> Flask:
     """The application. `config` has the settings as attributes (config.py), or is a class of
     such objects. Nothing connects and no thread starts before the first request."""
-    app = Flask(__name__)
-    app.config.from_object(config() if isinstance(config, type) else config)
+    settings = config() if isinstance(config, type) else config
+    pages = [blueprint for blueprint, name in _PAGES.items() if getattr(settings, name)]
+    app = Flask(__name__, static_folder="static" if pages else None)
+    app.config.from_object(settings)
     app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_BODY_BYTES"]
     assert isinstance(app.json, DefaultJSONProvider)
     app.json.ensure_ascii = False  # voices and messages are to be read
@@ -48,20 +59,14 @@ def create_app(config: object) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions["tts_service"] = services = _build(app)
-    for blueprint in (
-        captions,
-        errors,
-        health,
-        metrics,
-        models,
-        openapi,
-        page,
-        speech,
-        voices,
-    ):
+    for blueprint in (captions, errors, health, metrics, models, speech, voices, *pages):
         app.register_blueprint(blueprint)
+    if services.rates is not None:
+        limit_rates(app, services.rates, _COSTLY)
     _allow_origins(app)
-    app.wsgi_app = Front(app.wsgi_app, metrics=services.metrics)  # type: ignore[method-assign] # Flask's way to wrap it
+    app.wsgi_app = Front(  # type: ignore[method-assign] # Flask's way to wrap it
+        app.wsgi_app, metrics=services.metrics, proxies=Proxies(app.config["TRUSTED_PROXIES"])
+    )
     return app
 
 
@@ -69,7 +74,7 @@ def _allow_origins(app: Flask) -> None:
     """Let web pages of the configured origins call, and read what SDKs look for."""
     if app.config["CORS_ORIGINS"]:
         told = ["X-Request-ID", "Retry-After", "X-Cache", "Server-Timing", "ETag", "Content-Range"]
-        told += ["Link"]
+        told += ["Link", *RATE_HEADERS]
         # Compiled, or some would be taken for patterns: http://[::1]:3000 has brackets.
         origins = [
             origin if origin == "*" else re.compile(re.escape(origin) + "$", re.IGNORECASE)
@@ -112,6 +117,8 @@ def _build(app: Flask) -> Services:
         expects_hit=settings["MAX_CACHE_SIZE"] > 0 and settings["MAX_CACHE_BYTES"] > 0,
     )
     keys = ApiKeys(settings["API_KEYS"])
+    limit = settings["RATE_LIMIT"]
+    rates = Rates(limit, Windows(shared)) if limit else None
     hits = Hits(
         synthesizer,
         bounded,
@@ -119,6 +126,8 @@ def _build(app: Flask) -> Services:
         keys=keys,
         max_input_chars=settings["MAX_INPUT_CHARS"],
         allows_origins=bool(settings["CORS_ORIGINS"]),
+        proxies=Proxies(settings["TRUSTED_PROXIES"]),
+        rates=rates,
     )
     return Services(
         voices=catalogue,
@@ -130,6 +139,7 @@ def _build(app: Flask) -> Services:
         self_test=self_test,
         metrics=counts,
         keys=keys,
+        rates=rates,
         hits=hits,
         captions=Captions(memory, keys),
     )

@@ -20,6 +20,7 @@ SpeechError                      500 server_error
 │   ├── VoiceStays               409 voice_not_removable
 │   ├── TooManyVoices            409 too_many_voices
 │   └── UnsupportedMediaType     415
+├── RateLimited                  429 rate_limit_error, rate_limit_exceeded
 ├── PromptMissing                500: the default voice's recording is not there
 ├── CannotStore                  500: the folder of recordings cannot be changed
 └── CannotSpeak
@@ -173,6 +174,14 @@ class TooManyVoices(InvalidRequest):
 
 class UnsupportedMediaType(InvalidRequest):
     status = 415
+
+
+class RateLimited(SpeechError):
+    """This client has made as many requests as `RATE_LIMIT` allows for now."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class PromptMissing(SpeechError):

@@ -11,6 +11,7 @@ from tts_service.dispatcher import Dispatcher
 from tts_service.hits import Hits
 from tts_service.keys import ApiKeys
 from tts_service.metrics import Metrics
+from tts_service.rates import Rates
 from tts_service.self_test import SelfTest
 from tts_service.shared_cache import SharedCache
 from tts_service.synthesizer import Synthesizer
@@ -33,6 +34,7 @@ class Services:
     self_test: SelfTest
     metrics: Metrics
     keys: ApiKeys
+    rates: Rates | None
     hits: Hits
     captions: Captions
 

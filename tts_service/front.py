@@ -1,4 +1,5 @@
-"""The WSGI layer in front of Flask: paths as clients write them, request ids, one log line each."""
+"""The WSGI layer in front of Flask: paths as clients write them, request ids, clients behind
+proxies, what browsers are told for safety, and one log line each."""
 
 import logging
 import re
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tts_service.logs import request_id
 from tts_service.metrics import Metrics
+from tts_service.proxies import Proxies
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -17,11 +19,20 @@ logger = logging.getLogger("tts_service.access")
 
 #: In the WSGI environment: what a view wants to have said in the log line.
 NOTES = "tts_service.notes"
+#: Set in the environment of requests that the service makes itself, such as the self-test's: no
+#: client can, and no limit is theirs.
+OWN = "tts_service.own"
 REQUEST_ID = "tts_service.request_id"
 ASKED_PATH = "tts_service.asked_path"
 #: Of every whole answer: how long browsers and proxies may give it again without asking. Short, for
 #: a recording may be replaced. Not `public`: with `Authorization` only who sent it may keep it.
 CACHE_CONTROL = "max-age=60"
+#: What is told of each request, by name; null where it does not apply. Other programs read this:
+#: README.md documents it.
+FACTS = (
+    *("status", "bytes", "first_byte_ms", "total_ms", "client", "voice", "chars", "format"),
+    *("segments", "cache", "queue_ms", "error"),
+)
 PRINTABLE = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
 _PREFIX = re.compile(r"(/v1)+(?=/|\Z)")
 _SLASHES = re.compile(r"/{2,}")
@@ -36,8 +47,10 @@ class Front:
         app: "WSGIApplication",
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._app = app
+        self._proxies = proxies or Proxies(())
         self._metrics = metrics or Metrics()
         self._clock = clock
 
@@ -48,6 +61,9 @@ class Front:
         new_id = asked_id if PRINTABLE.fullmatch(asked_id) else uuid.uuid4().hex
         environ[REQUEST_ID] = new_id
         environ[NOTES] = {}
+        environ["REMOTE_ADDR"] = self._proxies.client(
+            environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")
+        )
         line = AccessLine(environ, self._metrics, self._clock)  # keeps the path as it was asked for
         environ[ASKED_PATH] = environ.get("PATH_INFO", "")
         environ["PATH_INFO"] = plain_path(environ.get("PATH_INFO", ""))
@@ -56,8 +72,9 @@ class Front:
         def start(
             status: str, headers: list[tuple[str, str]], exc_info: Any = None
         ) -> Callable[[bytes], object]:
-            line.status = status[:3]
-            return start_response(status, [*headers, ("X-Request-ID", new_id)], exc_info)
+            line.status = int(status[:3])
+            told = [*headers, *protection(headers), ("X-Request-ID", new_id)]
+            return start_response(status, told, exc_info)
 
         try:
             return _Body(self._app(environ, start), line)
@@ -73,6 +90,24 @@ def plain_path(path: str) -> str:
     return path[prefix.end() if prefix else 0 :].rstrip("/") or "/"
 
 
+def protection(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What an answer with these headers tells browsers for safety, unless it says so itself.
+
+    Sound may be played by pages of any origin, as ever; everything else is for pages of ours, and
+    for those that `CORS_ORIGINS` names. A link holds its text, so no page passes its address on.
+    """
+    had = {name.lower(): value for name, value in headers}
+    kind = had.get("content-type", "")
+    wanted = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+    if kind:  # a 304 has none, and must not change what it confirms
+        is_sound = kind.startswith("audio/")
+        wanted["Cross-Origin-Resource-Policy"] = "cross-origin" if is_sound else "same-origin"
+    if kind.startswith("text/html"):
+        wanted["X-Frame-Options"] = "DENY"
+        wanted["Content-Security-Policy"] = "default-src 'self'; frame-ancestors 'none'"
+    return [(name, value) for name, value in wanted.items() if name.lower() not in had]
+
+
 class AccessLine:
     """What is known of one request when its last byte is out."""
 
@@ -86,7 +121,7 @@ class AccessLine:
         self._path = environ.get("PATH_INFO", "")
         self._first_byte: float | None = None
         self._is_written = False
-        self.status = "-"
+        self.status: int | None = None
         self.bytes = 0
 
     def count(self, size: int) -> None:
@@ -107,13 +142,15 @@ class AccessLine:
 
     def _count_in(self, now: float) -> None:
         cache = self._environ[NOTES].get("cache")
-        self._metrics.note_request(self.status, cache)
+        self._metrics.note_request(str(self.status or "-"), cache)
         if cache:
             first_byte = (self._first_byte or now) - self._began
             self._metrics.note_latency(cache, first_byte, now - self._began)
 
     def _log(self, now: float) -> None:
-        facts = {
+        method, path = self._environ.get("REQUEST_METHOD", "-"), _safe(self._path)
+        facts: dict[str, object] = {
+            **_NO_FACTS,
             "status": self.status,
             "bytes": self.bytes,
             "first_byte_ms": round(((self._first_byte or now) - self._began) * 1000, 1),
@@ -121,13 +158,15 @@ class AccessLine:
             "client": self._environ.get("REMOTE_ADDR", "-"),
             **self._environ[NOTES],
         }
-        told = " ".join([f"{name}={value}" for name, value in facts.items()])
-        method = self._environ.get("REQUEST_METHOD", "-")
-        message = f"{method} {_safe(self._path)} {told}"
+        told = [f"{name}={value}" for name, value in facts.items() if value is not None]
+        message = " ".join([method, path, *told])
         # As `logger.info` would, without looking for the line of code that it was called from.
         record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, None, None)
-        vars(record).update(facts)
+        vars(record).update(method=method, path=path, **facts)
         logger.handle(record)
+
+
+_NO_FACTS = dict.fromkeys(FACTS)
 
 
 class _Body:

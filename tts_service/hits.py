@@ -8,18 +8,28 @@ a wrong key, a page of another origin, anything unusual) is none here, and goes 
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import cache
 
 from tts_service import records
 from tts_service.cache import BoundedCache
 from tts_service.captions import Captions
 from tts_service.errors import InvalidApiKey, SpeechError
-from tts_service.front import CACHE_CONTROL, NOTES, PRINTABLE, AccessLine, plain_path
+from tts_service.front import (
+    CACHE_CONTROL,
+    NOTES,
+    PRINTABLE,
+    AccessLine,
+    plain_path,
+    protection,
+)
 from tts_service.keys import ApiKeys
 from tts_service.logs import request_id
 from tts_service.metrics import Metrics
+from tts_service.proxies import Proxies
+from tts_service.rates import Rates, Standing, as_client
 from tts_service.speech_request import SpeechRequest, parse_speech_request
 from tts_service.synthesizer import Plan, Synthesizer
 
@@ -37,6 +47,8 @@ class Head:
 
     path: str
     request_id: str | None  # the client's own
+    address: str  # the client's, as its proxy tells it
+    client: str  # whose rate it counts for
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,8 @@ class Hits:
         keys: ApiKeys,
         max_input_chars: int,
         allows_origins: bool,
+        proxies: Proxies | None = None,
+        rates: Rates | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._synthesizer = synthesizer
@@ -69,12 +83,14 @@ class Hits:
         self._captions = Captions(cache, keys)
         self._max_input_chars = max_input_chars
         self._allows_origins = allows_origins
+        self._proxies = proxies or Proxies(())
+        self._rates = rates
         self._clock = clock
         self._plans: dict[bytes, tuple[SpeechRequest, Plan]] = {}
         self._second = 0  # the date header's
         self._date = ""
 
-    def head(self, method: str, path: str, headers: Mapping[str, str]) -> Head | None:
+    def head(self, method: str, path: str, headers: Mapping[str, str], peer: str) -> Head | None:
         """The head of a request that may be a hit. `headers` by name, in capitals."""
         if method != "POST" or plain_path(path) != "/audio/speech":
             return None
@@ -83,14 +99,22 @@ class Hits:
             return None
         if self._allows_origins and "ORIGIN" in headers:
             return None
+        if self._rates is not None and self._rates.may_wait:
+            return None
         try:
-            self._keys.check(headers.get("AUTHORIZATION", ""))
+            key = self._keys.check(headers.get("AUTHORIZATION", ""))
         except InvalidApiKey:
             return None
         asked_id = headers.get("X-REQUEST-ID", "")
-        return Head(path, asked_id if PRINTABLE.fullmatch(asked_id) else None)
+        address = self._proxies.client(peer, headers.get("X-FORWARDED-FOR", ""))
+        return Head(
+            path,
+            asked_id if PRINTABLE.fullmatch(asked_id) else None,
+            address,
+            key or as_client(address),
+        )
 
-    def find(self, head: Head, body: bytes, client: str) -> Hit | None:
+    def find(self, head: Head, body: bytes) -> Hit | None:
         """The answer to a request, if it is whole and in the cache."""
         began = self._clock()
         known = self._plan(body)
@@ -103,27 +127,38 @@ class Hits:
         digest, sound, told = found
         if asked.timestamps and not self._captions.are_kept(plan.key, digest):
             return None
+        # Last of all: what goes to a thread is counted there.
+        standing = None if self._rates is None else self._rates.take(head.client)
+        if self._rates is not None and standing is None:
+            return None  # a thread will refuse
         self._metrics.note_sound("cache", told.get("seconds", 0.0))
         new_id = head.request_id or secrets.token_hex(16)
         request_id.set(new_id)
-        notes = {**plan.facts, "cache": "HIT"}
-        line = AccessLine(
-            {"REQUEST_METHOD": "POST", "PATH_INFO": head.path, "REMOTE_ADDR": client, NOTES: notes},
-            self._metrics,
-            self._clock,
-        )
-        line.status = "200"
+        line = self._line(head, {**plan.facts, "cache": "HIT", "queue_ms": 0.0})
         spent = (self._clock() - began) * 1000
+        kind = plan.format.content_type
         answer = (
             f"HTTP/1.1 200 OK\r\nServer: gunicorn\r\nDate: {self._now()}\r\n"
-            f"Connection: keep-alive\r\nContent-Type: {plan.format.content_type}\r\n"
+            f"Connection: keep-alive\r\nContent-Type: {kind}\r\n"
             f'Content-Length: {len(sound)}\r\nETag: "{digest}"\r\n'
             f"Cache-Control: {CACHE_CONTROL}\r\nX-Cache: HIT\r\n"
-            f"Server-Timing: total;dur={spent:.1f}\r\nX-Request-ID: {new_id}\r\n"
+            f"Server-Timing: total;dur={spent:.1f}\r\n{_protection(kind)}{_rate(standing)}"
+            f"X-Request-ID: {new_id}\r\n"
         )
         if asked.timestamps:
             answer += "".join(f"Link: {link}\r\n" for link in self._captions.links(plan.key))
         return Hit(f"{answer}\r\n".encode("latin-1"), sound, line)
+
+    def _line(self, head: Head, notes: Mapping[str, object]) -> AccessLine:
+        environ = {
+            "REQUEST_METHOD": "POST",
+            "PATH_INFO": head.path,
+            "REMOTE_ADDR": head.address,
+            NOTES: notes,
+        }
+        line = AccessLine(environ, self._metrics, self._clock)
+        line.status = 200
+        return line
 
     def _plan(self, body: bytes) -> tuple[SpeechRequest, Plan] | None:
         """What the body asks for; None if that is wrong, streamed as events, or not known yet."""
@@ -154,3 +189,16 @@ class Hits:
         if second != self._second:
             self._second, self._date = second, formatdate(second, usegmt=True)
         return self._date
+
+
+@cache
+def _protection(kind: str) -> str:
+    return _lines(protection([("Content-Type", kind)]))
+
+
+def _rate(standing: Standing | None) -> str:
+    return _lines(standing.headers.items()) if standing else ""
+
+
+def _lines(headers: Iterable[tuple[str, str]]) -> str:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers])

@@ -1,16 +1,68 @@
-"""Logging for the whole process: one stream, one format, the request's id on every line."""
+"""Logging for the whole process: one stream, one format, the request's id on every line, and no
+secret on any."""
 
 import json
 import logging
 import logging.config
+import re
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 #: The id of the request that this thread is answering; "-" outside of one.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
+_CREDENTIALS = re.compile(r"//[^/@\s\"']+@")
+_BEARER = re.compile(r"\b(bearer|basic)(:?\s+)(?![…$])[^\s\"',;]+", re.IGNORECASE)
+_HIDDEN = "…"
+_SHORTEST_SECRET = 4  # a shorter one would only make the log unreadable
+
+
+class Discretion:
+    """Takes out of a text what nobody shall read in a log: these secrets, and whatever looks like
+    one: `//user:password@`, `Bearer …`."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        plain = {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}
+        # Within JSON, a URL or a repr some are written in another way.
+        written = {form(secret) for secret in plain for form in (str, _in_json, quote, _in_repr)}
+        longest_first = sorted(written, key=len, reverse=True)
+        self._secrets = re.compile("|".join(map(re.escape, longest_first))) if plain else None
+
+    def __call__(self, text: str) -> str:
+        if self._secrets is not None:
+            text = self._secrets.sub(_HIDDEN, text)
+        if "//" in text:
+            text = _CREDENTIALS.sub(f"//{_HIDDEN}@", text)
+        if "earer" in text or "asic" in text or "EARER" in text:
+            text = _BEARER.sub(rf"\1\2{_HIDDEN}", text)
+        return text
+
+
+def _in_json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _in_repr(text: str) -> str:
+    return repr(text)[1:-1]
+
+
+class GunicornFilter(logging.Filter):
+    """What gunicorn says of a request without its query, and of one that it did not understand
+    only what was wrong: the rest may be the text that was to be spoken."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args
+            )
+        record.msg = _INVALID.sub(r"\1", str(record.msg))
+        return True
+
+
+_INVALID = re.compile(r"(Invalid request from ip=\S*: [^:'\"]*).*", re.DOTALL)
 
 
 class RequestIdFilter(logging.Filter):
@@ -21,8 +73,25 @@ class RequestIdFilter(logging.Filter):
         return True
 
 
+class TextFormatter(logging.Formatter):
+    """A line for people; a traceback follows on lines of its own."""
+
+    def __init__(self, discretion: Discretion | None = None) -> None:
+        super().__init__(
+            "%(asctime)s %(levelname)-7s [%(process)d %(request_id)s] %(name)s: %(message)s"
+        )
+        self._discretion = discretion or Discretion()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._discretion(super().format(record))
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, request_id, message, and a record's extras."""
+
+    def __init__(self, discretion: Discretion | None = None) -> None:
+        super().__init__()
+        self._discretion = discretion or Discretion()
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -35,18 +104,33 @@ class JsonFormatter(logging.Formatter):
         line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        told = {key: self._told(value) for key, value in line.items()}
+        return json.dumps(told, ensure_ascii=False)
+
+    def _told(self, value: object) -> object:
+        if value is None or isinstance(value, int | float):
+            return value
+        return self._discretion(str(value))
 
 
-def logging_config(level: str, style: Literal["text", "json"]) -> dict[str, Any]:
-    """The configuration for `logging.config.dictConfig` and for gunicorn's `logconfig_dict`."""
-    text = "%(asctime)s %(levelname)-7s [%(process)d %(request_id)s] %(name)s: %(message)s"
+def logging_config(
+    level: str, style: Literal["text", "json"], secrets: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The configuration for `logging.config.dictConfig` and for gunicorn's `logconfig_dict`.
+
+    `secrets` never appear in the log, wherever they come from.
+    """
+    # An object, because of its repr: at debug gunicorn logs its settings, and this among them.
+    discretion = Discretion(secrets)
     to_stderr = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"request_id": {"()": RequestIdFilter}},
-        "formatters": {"text": {"format": text}, "json": {"()": JsonFormatter}},
+        "filters": {"request_id": {"()": RequestIdFilter}, "gunicorn": {"()": GunicornFilter}},
+        "formatters": {
+            "text": {"()": TextFormatter, "discretion": discretion},
+            "json": {"()": JsonFormatter, "discretion": discretion},
+        },
         "handlers": {
             "nowhere": {"class": "logging.NullHandler"},
             "stderr": {
@@ -58,17 +142,18 @@ def logging_config(level: str, style: Literal["text", "json"]) -> dict[str, Any]
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {
             "tts_service": to_stderr,
-            "gunicorn.error": to_stderr,
+            "gunicorn.error": {**to_stderr, "filters": ["gunicorn"]},
             # The service writes its own line for each request.
             "gunicorn.access": {"handlers": ["nowhere"], "propagate": False},
+            "werkzeug": {"level": "WARNING"},
         },
     }
 
 
-def configure(level: str, style: Literal["text", "json"]) -> None:
+def configure(level: str, style: Literal["text", "json"], secrets: Iterable[str] = ()) -> None:
     # Not shown, so not worth finding out for each line (logging's own advice).
     logging.logThreads = logging.logMultiprocessing = False
-    logging.config.dictConfig(logging_config(level, style))
+    logging.config.dictConfig(logging_config(level, style, secrets))
 
 
 def without_credentials(url: str) -> str:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from tts_service.audio import FORMATS, MEDIA_TYPES
+from tts_service.rates import RATE_HEADERS
 from tts_service.speech_request import SpeechRequest
 from tts_service.uploads import LONGEST, SHORTEST
 from tts_service.voices import LONGEST_NAME, STOCK_VOICES
@@ -205,7 +206,7 @@ def _create_speech(terms: Terms) -> Json:
             },
         },
         "responses": {
-            "200": _spoken("The sound.", {**_sound(), **_events()}, "Link"),
+            "200": _spoken("The sound.", {**_sound(), **_events()}, "Link", *_rate_headers(terms)),
             **_failures(400, *_refusals(terms), 413, 415, 500, 502, 503, 504),
         },
     }
@@ -220,7 +221,7 @@ def _link_speech(terms: Terms) -> Json:
         **_security(terms),
         "parameters": [*_query(terms), *_conditions()],
         "responses": {
-            "200": _spoken("The sound.", _sound(), "Accept-Ranges", "Link"),
+            "200": _spoken("The sound.", _sound(), "Accept-Ranges", "Link", *_rate_headers(terms)),
             "206": _spoken("The part that was asked for.", _sound(), "Content-Range", "Link"),
             "304": {"description": "The client has it already.", "headers": _headers("ETag")},
             **_failures(400, *_refusals(terms), 416, 500, 502, 503, 504),
@@ -407,6 +408,10 @@ def _security(terms: Terms) -> Json:
     return {"security": [key] if terms.needs_key else [{}, key]}
 
 
+def _rate_headers(terms: Terms) -> tuple[str, ...]:
+    return RATE_HEADERS if terms.limits_rate else ()
+
+
 def _refusals(terms: Terms) -> list[int]:
     """The statuses of a client that may not, or not now."""
     return [401] * terms.needs_key + [429] * terms.limits_rate
@@ -423,7 +428,7 @@ _FAILURES: Mapping[int, tuple[str, tuple[str, ...]]] = {
     413: ("The body is too large.", ()),
     415: ("The body is of another type.", ()),
     416: ("The answer has no such bytes.", ("Content-Range",)),
-    429: ("Too many requests: `rate_limit_exceeded`.", ("Retry-After",)),
+    429: ("Too many requests: `rate_limit_exceeded`.", ("Retry-After", *RATE_HEADERS)),
     500: (
         "A recording is missing or cannot be stored, or the service is at fault.",
         ("x-should-retry",),
@@ -505,6 +510,13 @@ _HEADERS: Mapping[str, Json] = {
     "Content-Range": _header("Which bytes, of how many."),
     "Retry-After": _header(
         "Seconds to wait before the next try, 1 to 30.", type="integer", minimum=1, maximum=30
+    ),
+    "x-ratelimit-limit-requests": _header("How many requests a client may make.", type="integer"),
+    "x-ratelimit-remaining-requests": _header(
+        "How many of them are left.", type="integer", minimum=0
+    ),
+    "x-ratelimit-reset-requests": _header(
+        "How long until all are there again: `6m0s`.", pattern="^(?:[0-9]+[hms])+$"
     ),
     "WWW-Authenticate": _header("How to bear a key.", is_always_there=True, enum=["Bearer"]),
     "x-should-retry": _header("Where asking again cannot help.", enum=["false"]),

@@ -163,6 +163,36 @@ class SharedCache(RedisCache):
     def _claim_key(self, key: str) -> str:
         return f"{PREFIX}claim:{key}"
 
+    # -- counters ------------------------------------------------------------------------------
+
+    def count(self, key: str, seconds: float) -> tuple[int, float] | None:
+        """Add one to a counter, which begins anew `seconds` after its first: what it says now,
+        and for how many more seconds. None if Redis cannot tell."""
+        name = PREFIX + key
+
+        def ask() -> tuple[int, int]:
+            with self._redis.pipeline() as pipeline:
+                pipeline.set(name, 0, px=round(seconds * 1000), nx=True)
+                pipeline.incr(name)
+                pipeline.pttl(name)
+                _, count, milliseconds = pipeline.execute()
+            return count, milliseconds
+
+        return _as_counter(self._ask(ask, None))
+
+    def counted(self, key: str) -> tuple[int, float] | None:
+        """The same without adding; (0, 0) where there is no such counter."""
+        name = PREFIX + key
+
+        def ask() -> tuple[int, int]:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.get(name)
+                pipeline.pttl(name)
+                count, milliseconds = pipeline.execute()
+            return int(count or 0), milliseconds
+
+        return _as_counter(self._ask(ask, None))
+
     # -- faults --------------------------------------------------------------------------------
 
     @property
@@ -256,6 +286,10 @@ class SharedCache(RedisCache):
         except (redis.RedisError, OSError):
             return False
         return self._patience.was_quick()
+
+
+def _as_counter(told: tuple[int, int] | None) -> tuple[int, float] | None:
+    return None if told is None else (told[0], max(0, told[1]) / 1000)
 
 
 def _is_renewed(claim: Lock) -> bool:

@@ -98,7 +98,12 @@ class Plan:
     @cached_property
     def facts(self) -> Mapping[str, object]:
         """For the request's log line; the text itself is not for the log."""
-        return {"voice": self.voice.name, "chars": len(self.text), "format": self.format.name}
+        return {
+            "voice": self.voice.name,
+            "chars": len(self.text),
+            "format": self.format.name,
+            "segments": len(self.segments),
+        }
 
     def is_still_for(self, voice: Voice, identity: str) -> bool:
         """Whether neither the recording nor the model has changed since."""

@@ -21,7 +21,9 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from tts_service.errors import InvalidRequest, SpeechError
 from tts_service.extensions import Services
+from tts_service.front import NOTES, AccessLine, protection
 from tts_service.hits import Head, Hit, Hits
+from tts_service.logs import request_id
 
 #: What the poller collects of one request; a larger one is read by its thread.
 _LARGEST = 64 * 1024
@@ -54,7 +56,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
     """Set by gunicorn.conf.py, unless FAST_HITS is off."""
 
     def init_process(self) -> None:
-        self._heads: dict[tuple[bytes, Any], tuple[Head | None, int | None]] = {}
+        self._heads: dict[tuple[bytes, str], tuple[Head | None, int | None]] = {}
         self._hits: Hits | None = None
         self._next_look = 0.0
         super().init_process()
@@ -64,6 +66,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         services = self.wsgi.extensions["tts_service"]
         assert isinstance(services, Services)
         self._hits = services.hits
+        self._metrics = services.metrics
 
     # -- connections in the poller ---------------------------------------------------------------
 
@@ -138,19 +141,18 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
             self._hand_over(conn)
         elif len(conn.received) >= end + length:
             is_alone = len(conn.received) == end + length
-            hit = self._find(conn, head, bytes(conn.received[end:])) if is_alone else None
+            hit = self._find(head, bytes(conn.received[end:])) if is_alone else None
             if hit is None:
                 self._hand_over(conn)
             else:
                 self._answer(conn, hit)
 
-    def _find(self, conn: Connection, head: Head | None, body: bytes) -> Hit | None:
+    def _find(self, head: Head | None, body: bytes) -> Hit | None:
         may_answer = self.alive and self._hits and self.nr + 1 < self.max_requests
         if head is None or not may_answer:
             return None
-        address = conn.client[0] if isinstance(conn.client, tuple) else conn.client
         try:
-            return self._hits.find(head, body, str(address)) if self._hits else None
+            return self._hits.find(head, body) if self._hits else None
         except Exception:  # an error here would end the worker's loop
             self.log.exception("looking for a hit failed")
             return None
@@ -158,15 +160,16 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
     def _parsed(self, head: bytes, client: Any) -> tuple[Head | None, int | None]:
         """What a head says, by gunicorn's parser, and the length of its body; None if only a
         thread can tell."""
-        known = self._heads.get((head, client and client[0]))
+        peer = client[0] if isinstance(client, tuple) else ""  # by a Unix socket
+        known = self._heads.get((head, peer))
         if known is None:
-            known = self._parse(head, client)
+            known = self._parse(head, client, peer)
             if len(self._heads) >= _HEADS:
                 self._heads.clear()
-            self._heads[head, client and client[0]] = known
+            self._heads[head, peer] = known
         return known
 
-    def _parse(self, head: bytes, client: Any) -> tuple[Head | None, int | None]:
+    def _parse(self, head: bytes, client: Any, peer: str) -> tuple[Head | None, int | None]:
         try:
             request = next(RequestParser(self.cfg, [head], client))
             headers = dict(request.headers)
@@ -177,7 +180,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
             return None, None
         if self._hits is None or request.should_close() or len(headers) < len(request.headers):
             return None, length
-        return self._hits.head(request.method, request.path, headers), length
+        return self._hits.head(request.method, request.path, headers, peer), length
 
     def _hand_over(self, conn: Connection) -> None:
         """To the pool, with everything that was read."""
@@ -223,7 +226,9 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
     # -- errors before there is a request --------------------------------------------------------
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """As gunicorn tells it, but as the JSON that every other error is."""
+        """As gunicorn tells it, but as the JSON that every other error is, and with a log line."""
+        new_id = uuid.uuid4().hex
+        request_id.set(new_id)
         told = _Recorder()
         super().handle_error(req, told, addr, exc)
         status = int(told.data.split(b" ", 2)[1] or 500) if told.data else 500
@@ -232,14 +237,34 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         )
         body = json.dumps(error.body).encode()
         reason = told.data.partition(b"\r\n")[0].split(b" ", 2)[-1] or b"Error"
-        head = (
-            b"HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\nX-Request-ID: %s\r\n\r\n"
-        ) % (status, reason, len(body), uuid.uuid4().hex.encode())
+        headers = [
+            ("Connection", "close"),
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("X-Request-ID", new_id),
+        ]
+        lines = [f"{name}: {value}\r\n" for name, value in [*headers, *protection(headers)]]
+        head = b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, reason, "".join(lines).encode())
         try:
             client.sendall(head + body)
         except OSError:
             self.log.debug("Failed to send error message.")
+        if status < 500:  # else the application has written it
+            self._note(req, addr, status, len(body), error)
+        request_id.set("-")
+
+    def _note(self, req: Any, addr: Any, status: int, size: int, error: SpeechError) -> None:
+        """The log line of a request that never reached the application."""
+        environ = {
+            "REQUEST_METHOD": getattr(req, "method", None) or "-",
+            "PATH_INFO": getattr(req, "path", None) or "-",
+            "REMOTE_ADDR": addr[0] if isinstance(addr, tuple) else "unix",
+            NOTES: {"error": error.code or error.type},
+        }
+        line = AccessLine(environ, self._metrics, time.monotonic)
+        line.status = status
+        line.count(size)
+        line.write()
 
 
 class _Recorder:

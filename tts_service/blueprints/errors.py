@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from tts_service.blueprints.client import take_in
 from tts_service.errors import SpeechError
-from tts_service.front import ASKED_PATH
+from tts_service.front import ASKED_PATH, NOTES
 
 logger = logging.getLogger(__name__)
 errors = Blueprint("errors", __name__)
@@ -20,6 +20,7 @@ def tell(error: SpeechError) -> Response:
     response = jsonify(error.body)
     response.status_code = error.status
     response.headers.update(error.headers)
+    _note(error.code or error.type)
     return response
 
 
@@ -27,11 +28,13 @@ def tell(error: SpeechError) -> Response:
 def tell_http(error: HTTPException) -> Response:
     """One of the framework's: unknown path, wrong method, too large a body."""
     status = error.code or 500
-    response = jsonify(_body(_said(error, status), status))
+    told = _body(_said(error, status), status)
+    response = jsonify(told)
     response.status_code = status
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
+    _note(told["error"]["type"])
     return response
 
 
@@ -48,6 +51,11 @@ def let_be_heard(response: Response) -> Response:
     if response.status_code >= 400:
         response.call_on_close(partial(take_in, request.environ))
     return response
+
+
+def _note(error: str | None) -> None:
+    """For the request's log line."""
+    request.environ.get(NOTES, {})["error"] = error
 
 
 def _body(message: str, status: int) -> dict[str, dict[str, str | None]]:

@@ -27,6 +27,6 @@ def _terms() -> Terms:
         max_input_chars=settings["MAX_INPUT_CHARS"],
         default_format=settings["DEFAULT_RESPONSE_FORMAT"],
         needs_key=bool(settings["API_KEYS"]),
-        limits_rate=bool(settings.get("RATE_LIMIT")),
+        limits_rate=bool(settings["RATE_LIMIT"]),
         voices=tuple(services().voices.names()),
     )

@@ -13,7 +13,13 @@ from tts_service.blueprints.auth import require_key
 from tts_service.blueprints.client import as_asked, break_off, client_has_left
 from tts_service.captions import Captions
 from tts_service.cues import Cue
-from tts_service.errors import InvalidRequest, RecordingReplaced, SpeechError, UnsupportedMediaType
+from tts_service.errors import (
+    CannotSpeak,
+    InvalidRequest,
+    RecordingReplaced,
+    SpeechError,
+    UnsupportedMediaType,
+)
 from tts_service.extensions import services
 from tts_service.front import CACHE_CONTROL, NOTES
 from tts_service.records import Record
@@ -78,8 +84,14 @@ def _late(now: float) -> float:
 
 def _speak(asked: SpeechRequest, late: float) -> Response:
     synthesizer = services().synthesizer
-    plan = synthesizer.plan(asked)
+    _note(chars=len(asked.input))
+    try:
+        plan = synthesizer.plan(asked)
+    except CannotSpeak:
+        _note(voice=synthesizer.voices.resolve(asked.voice, asked.model).name)
+        raise
     _note(**plan.facts)
+    logger.debug("the text is %r", plan.text)
     record = synthesizer.find(plan)
     if record is not None:
         return _told(_from_record(plan, record, asked), "HIT", {"total": 0.0})
@@ -89,6 +101,7 @@ def _speak(asked: SpeechRequest, late: float) -> Response:
         if record is None:
             return _streamed(plan, making, late, asked)
     except BaseException:
+        _note(queue_ms=_queue_ms(making))
         making.close()
         raise
     making.close()
@@ -130,6 +143,8 @@ def _streamed(plan: Plan, making: Speech, late: float, asked: SpeechRequest) -> 
     if has_captions:
         _link_captions(response, plan)
     response.call_on_close(making.close)
+    notes = request.environ[NOTES]
+    response.call_on_close(lambda: notes.update(queue_ms=_queue_ms(making)))
     return _told(response, making.verdict, making.timing)
 
 
@@ -146,6 +161,7 @@ def _in_pieces(
     chunks: Iterator[bytes], plan: Plan, asked: SpeechRequest, cues: Callable[[int], list[Cue]]
 ) -> Response:
     kind = plan.format.content_type
+    chunks = _noted(chunks, request.environ[NOTES])
     if asked.stream_format == "sse":
         chunks = as_events(chunks, plan, cues if asked.timestamps else no_cues)
         kind = "text/event-stream"
@@ -153,6 +169,18 @@ def _in_pieces(
     response.headers["X-Accel-Buffering"] = "no"  # nginx passes each piece on at once
     response.headers["Cache-Control"] = "no-store"  # nobody keeps what may break off
     return response
+
+
+def _noted(chunks: Iterator[bytes], notes: dict[str, object]) -> Iterator[bytes]:
+    """The chunks; how they end, if not well, is for the request's log line."""
+    try:
+        yield from chunks
+    except SpeechError as error:
+        notes["error"] = error.code or error.type
+        raise
+    except GeneratorExit:  # nobody reads on
+        notes["error"] = Departed.code
+        raise
 
 
 def _unless_it_breaks(chunks: Iterator[bytes], environ: "WSGIEnvironment") -> Iterator[bytes]:
@@ -171,8 +199,12 @@ def _told(response: Response, verdict: Verdict, timing: dict[str, float]) -> Res
     response.headers["Server-Timing"] = ", ".join(
         f"{name};dur={value:.1f}" for name, value in timing.items()
     )
-    _note(cache=verdict)
+    _note(cache=verdict, queue_ms=round(timing.get("queue", 0.0), 1))
     return response
+
+
+def _queue_ms(making: Speech) -> float:
+    return round(making.timing["queue"], 1)
 
 
 def _note(**facts: object) -> None:
