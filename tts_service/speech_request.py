@@ -59,6 +59,8 @@ class SpeechRequest(BaseModel):
     """The same as `stream_format: audio`."""
     instructions: Annotated[str, Field(max_length=4096)] | None = None
     """How to speak, for backends that have a parameter for it."""
+    early_start: bool = True
+    """Whether a long first sentence may be cut in two, so that a stream begins sooner."""
 
     @model_validator(mode="before")
     @classmethod

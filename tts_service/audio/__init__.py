@@ -7,12 +7,13 @@ Everything works on mono 16-bit samples and FFmpeg's libraries; nothing here kno
 
 from .decoding import UndecodableAudio, decode
 from .filters import FASTEST, SLOWEST, Resampler, resample, stretch
-from .formats import FORMATS, Encoder, Format
+from .formats import FORMATS, HEAD_SIZE, Encoder, Format
 from .sound import Audio, fade_edges, silence, wav, wav_header
 
 __all__ = [
     "FASTEST",
     "FORMATS",
+    "HEAD_SIZE",
     "SLOWEST",
     "Audio",
     "Encoder",
