@@ -206,6 +206,25 @@ class Config(BaseSettings):
     THREADS: Count = Field(default_factory=lambda settings: settings["MAX_PENDING"] + 16)
     """Threads of each worker: a waiting request holds one, the rest serve hits and health."""
 
+    @property
+    def GIVEN(self) -> dict[str, str]:  # noqa: N802 - goes the way of settings, for `speech check`
+        """The settings that were given, as they may be shown."""
+        given = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+        return {name: _shown(name, value) for name, value in given.items()}
+
+    @property
+    def UNKNOWN_NAMES(self) -> dict[str, str | None]:  # noqa: N802 - the same
+        """As `unknown_names` gives them."""
+        return unknown_names()
+
+
+def _shown(name: str, value: object) -> str:
+    if name in SECRETS:
+        return "…"
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    return _CREDENTIALS.sub("//…@", str(value))
+
 
 def read_config(**overrides: object) -> Config:
     """Read the settings. Raises ConfigError, whose message names each setting that is wrong."""

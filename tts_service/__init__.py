@@ -15,6 +15,7 @@ from tts_service.blueprints.openapi import openapi
 from tts_service.blueprints.speech import speech
 from tts_service.cache import BoundedCache, SpeechCache
 from tts_service.claims import Claims
+from tts_service.cli import register
 from tts_service.dispatcher import Dispatcher
 from tts_service.extensions import Services, cache
 from tts_service.front import Front
@@ -45,6 +46,7 @@ def create_app(config: object) -> Flask:
     app.extensions["tts_service"] = services = _build(app)
     for blueprint in (errors, health, metrics, models, openapi, speech):
         app.register_blueprint(blueprint)
+    register(app, create_app)
     _allow_origins(app)
     app.wsgi_app = Front(app.wsgi_app, metrics=services.metrics)  # type: ignore[method-assign] # Flask's way to wrap it
     return app
