@@ -11,6 +11,7 @@ import click
 import httpx
 import redis
 from flask import current_app
+from flask.cli import with_appcontext
 
 from tts_service.audio import UndecodableAudio, decode
 from tts_service.cli.commands import Failed, one_line
@@ -44,6 +45,7 @@ class Finding:
 
 @click.command()
 @service_options
+@with_appcontext
 def check(url: str | None, key: str | None) -> None:
     """Test settings, voices, backends, Redis and port, or a running service (--url).
 
@@ -57,6 +59,7 @@ def check(url: str | None, key: str | None) -> None:
         click.echo(f"{state}{finding.subject}: {one_line(finding.told)}")
     if wrong:
         raise Failed(f"{wrong} {'things are' if wrong > 1 else 'thing is'} wrong.")
+    click.echo("Everything is in order.")
 
 
 def _of_this_machine() -> Iterator[Finding]:
@@ -279,16 +282,17 @@ def _is_ours(host: str, port: int) -> bool:
 def _of_the_service(wanted: Target) -> Iterator[Finding]:
     with service(wanted) as found:
         try:
-            health = found.get("/health")
+            found.get("/health/live")
         except Failed as error:
             yield Finding("wrong", "service", f"{error.message} Is the address right?")
             return
         yield Finding("ok", "service", f"{wanted.url} answers")
-        yield from _told_by(health)
+        speech = _speech(found)  # first, for it has a new service connect to its backends
+        yield from _told_by(found.get("/health"))
         names = [voice["id"] for voice in found.get("/v1/audio/voices").get("voices", [])]
         state: State = "ok" if names else "note"
         yield Finding(state, "voices", ", ".join(names) or "none: put recordings into PROMPTS_DIR")
-        yield _speech(found)
+        yield speech
 
 
 def _told_by(health: Mapping[str, Any]) -> Iterator[Finding]:

@@ -19,11 +19,11 @@ class Progress:
         self._began = clock()
         self.update: Callable[[int, str], object] = lambda _parts, _told: None
 
-    def made(self, parts: int, told: str) -> None:
-        """So many more are made now; `told` stands beside the bar."""
+    def made(self, parts: int) -> None:
+        """So many more are made now."""
         self._made += parts
         self._left -= parts
-        self.update(parts, f"{told}  {self._time_left()}")
+        self.update(parts, self._time_left())
 
     def _time_left(self) -> str:
         took = self._clock() - self._began

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 from flask import current_app
+from flask.cli import with_appcontext
 
 from tts_service.audio import FORMATS, Audio, Format, UndecodableAudio, decode
 from tts_service.cli.commands import Failed, Stopped
@@ -48,6 +49,7 @@ _MOST_FAILURES: Final = 3
 @click.option("--restart", is_flag=True, help="Throw away what was spoken before.")
 @click.option("--force", is_flag=True, help="Replace the output file.")
 @service_options
+@with_appcontext
 def read(
     book: str,
     output: str,
@@ -217,7 +219,7 @@ class _Reading:
         if isinstance(result, Audio):
             self._in_a_row = 0
             takes.add(text, result)
-            bar.made(len(text), "")
+            bar.made(len(text))
             return
         self._failures.append((text, result))
         self._in_a_row += 1

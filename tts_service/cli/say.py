@@ -1,9 +1,13 @@
 """`say`: a text in, its sound out."""
 
+import os
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import click
+from flask.cli import with_appcontext
 
+from tts_service.audio import HEAD_SIZE, Format
 from tts_service.cli.files import complete_or_not
 from tts_service.cli.options import (
     STDIO,
@@ -23,6 +27,7 @@ from tts_service.cli.session import service
 @click.option("--output", "-o", default=STDIO, help="The file; - or none: standard output.")
 @speech_options
 @service_options
+@with_appcontext
 def say(
     text: str,
     output: str,
@@ -58,3 +63,15 @@ def say(
         for chunk in chunks:
             file.write(chunk)
             file.flush()
+        if chosen is not None:
+            _complete_head(file, chosen)
+
+
+def _complete_head(file: BinaryIO, form: Format) -> None:
+    """Enter a WAV's length: a service that took too long for a whole answer could not tell it."""
+    if form.container == "wav" and file.readable():
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = form.completed_head(file.read(HEAD_SIZE), size, 0)
+        file.seek(0)
+        file.write(head or b"")

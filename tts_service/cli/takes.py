@@ -19,6 +19,7 @@ from tts_service.audio import Audio
 from tts_service.cli.commands import Failed
 
 _VERSION: Final = 1
+_MARK: Final = b'{"takes":'
 _BYTES_PER_FRAME: Final = 2
 _LONGEST_LINE: Final = 64 * 1024
 
@@ -78,7 +79,7 @@ class Takes:
         if line.endswith(b"\n"):
             self._require_same(_read(line), terms)
             self._find_all()
-        elif line and not line.startswith(b'{"takes":'):
+        elif not (line.startswith(_MARK) or _MARK.startswith(line)):
             raise Failed(f"{self._name} is there, and nothing of ours: move it away.")
         else:  # new, or ended in its first line
             self._file.seek(0)

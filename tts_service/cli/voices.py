@@ -7,6 +7,7 @@ from typing import Any, Final
 from unicodedata import east_asian_width
 
 import click
+from flask.cli import with_appcontext
 
 from tts_service.cli.options import service_options, target
 from tts_service.cli.progress import duration
@@ -18,6 +19,7 @@ _TITLES: Final = ("VOICE", "NAME", "LENGTH", "SINCE")
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @service_options
+@with_appcontext
 def voices(as_json: bool, url: str | None, key: str | None) -> None:
     """List the voices."""
     with service(target(url, key), speaks=False) as found:

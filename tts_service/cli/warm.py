@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 from flask import current_app
+from flask.cli import with_appcontext
 
 from tts_service.cli.commands import Failed, one_line
 from tts_service.cli.crew import Crew
@@ -24,6 +25,7 @@ _SHOWN: Final = 40  # characters of a phrase that failed
 @click.option("--encoding", help="Of the file. Default: UTF-8, UTF-16 by its mark, or GB18030.")
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), help="Phrases at a time.")
 @service_options
+@with_appcontext
 def warm(
     phrases: str,
     voice: str | None,
@@ -87,7 +89,7 @@ class _Warming:
             with progress(sum(map(len, self._lines))) as bar:
                 while (outcome := crew.next()) is not None:
                     self._note(outcome.job, outcome.result)
-                    bar.made(len(outcome.job), "")
+                    bar.made(len(outcome.job))
         finally:
             crew.stop()
             self._service.give_up()
