@@ -26,6 +26,8 @@ ENV_FILE = ".env"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 SECRETS = frozenset({"API_KEYS", "GRADIO_AUTH", "GRADIO_TOKEN", "REDIS_URL"})
+#: What else may stand in `.env`: Flask reads it, too, and the command line asks there.
+_NO_SETTINGS = ("TTS_URL", "TTS_KEY")
 _REDIS = ("redis://", "rediss://", "unix://")
 
 
@@ -251,7 +253,7 @@ def unknown_names() -> dict[str, str | None]:
     return {
         name: next(iter(difflib.get_close_matches(name.upper(), known, n=1)), None)
         for name in dotenv_values(ENV_FILE)
-        if name not in known
+        if name not in known and name not in _NO_SETTINGS
     }
 
 
