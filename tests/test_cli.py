@@ -516,14 +516,16 @@ def test_backends_are_all_kept_busy(
         assert done.result().code == 0
 
 
-def test_an_output_that_is_there_is_not_replaced_unless_told(
-    run: Run, backend: GradioApp, book: Path, tmp_path: Path
+@pytest.mark.parametrize("ending", ["mp3", "srt", "vtt"])
+def test_a_file_that_is_there_is_not_replaced_unless_told(
+    run: Run, backend: GradioApp, book: Path, tmp_path: Path, ending: str
 ) -> None:
-    out = tmp_path / "b.mp3"
-    out.write_bytes(b"precious")
+    out, there = tmp_path / "b.mp3", tmp_path / f"b.{ending}"
+    there.write_bytes(b"precious")
     assert run("read", book, "-o", out, GRADIO_URL=backend.url).code == 2
-    assert (out.read_bytes(), backend.calls) == (b"precious", [])
+    assert (there.read_bytes(), backend.calls) == (b"precious", [])
     assert run("read", book, "-o", out, "--force", GRADIO_URL=backend.url).code == 0
+    assert b"precious" not in there.read_bytes()
     assert seconds_of(out) == pytest.approx(DURATION, abs=0.06)
 
 
@@ -652,6 +654,20 @@ def test_a_killed_reading_of_a_running_service_costs_no_call_twice(
     done = run("read", book, "-o", stopping.out, "--url", service.url)
     assert done.code == 0, done.err
     assert texts_of(backend) == dict.fromkeys(SENTENCES, 1)
+    assert seconds_of(stopping.out) == pytest.approx(DURATION, abs=0.06)
+
+
+def test_a_service_that_restarts_is_waited_for(
+    backend: GradioApp, gateway: StartGateway, book: Path, tmp_path: Path
+) -> None:
+    service = gateway(GRADIO_URL=backend.url)
+    stopping = Stopping(tmp_path, backend, "--url", service.url)
+    stopping.speak(2)
+    service.stop(signal.SIGKILL)
+    backend.control(hold=False)
+    service.launch()
+    service.wait_ready()
+    assert stopping.command.wait() == 0, stopping.command.error
     assert seconds_of(stopping.out) == pytest.approx(DURATION, abs=0.06)
 
 

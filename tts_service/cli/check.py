@@ -18,7 +18,7 @@ from tts_service.cli.commands import Failed, one_line
 from tts_service.cli.crew import Crew
 from tts_service.cli.options import service_options, target
 from tts_service.cli.service import Refused, Service
-from tts_service.cli.session import Target, demo_backend, in_process, service
+from tts_service.cli.session import Target, demo_backend, in_process, service, silence
 from tts_service.extensions import services
 from tts_service.logs import without_credentials
 from tts_service.shared_cache import PREFIX
@@ -52,14 +52,18 @@ def check(url: str | None, key: str | None) -> None:
     Each backend is asked for a sentence. The exit code is 1 if anything is wrong.
     """
     wanted = target(url, key)
-    wrong = 0
-    for finding in _of_the_service(wanted) if wanted.url else _of_this_machine():
-        wrong += finding.state == "wrong"
-        state = click.style(f"{finding.state:<6}", fg=_COLOURS[finding.state])
-        click.echo(f"{state}{finding.subject}: {one_line(finding.told)}")
+    with silence():
+        wrong = sum(_is_wrong(f) for f in (_of_the_service(wanted) if url else _of_this_machine()))
     if wrong:
         raise Failed(f"{wrong} {'things are' if wrong > 1 else 'thing is'} wrong.")
     click.echo("Everything is in order.")
+
+
+def _is_wrong(finding: Finding) -> bool:
+    """Show the finding, as soon as it is there, and say whether it is a bad one."""
+    state = click.style(f"{finding.state:<6}", fg=_COLOURS[finding.state])
+    click.echo(f"{state}{finding.subject}: {one_line(finding.told)}")
+    return finding.state == "wrong"
 
 
 def _of_this_machine() -> Iterator[Finding]:
@@ -211,10 +215,14 @@ def _backend(url: str, voice: str) -> tuple[str | None, Finding]:
         try:
             seconds = _spoken(found, voice)
         except Failed as error:
-            return None, Finding("wrong", subject, f"{error.message} Is it running, and reachable?")
+            return None, Finding("wrong", subject, f"{_ended(error)} Is it running, and reachable?")
         model = found.get("/health")["backends"][0]["identity"]
     took = time.monotonic() - began
     return model, Finding("ok", subject, f"spoke {seconds:.1f} s of sound in {took:.1f} s")
+
+
+def _ended(error: Failed) -> str:
+    return f"{error.message.rstrip('.')}."
 
 
 def _spoken(found: Service, voice: str | None) -> float:
@@ -284,7 +292,7 @@ def _of_the_service(wanted: Target) -> Iterator[Finding]:
         try:
             found.get("/health/live")
         except Failed as error:
-            yield Finding("wrong", "service", f"{error.message} Is the address right?")
+            yield Finding("wrong", "service", f"{_ended(error)} Is the address right?")
             return
         yield Finding("ok", "service", f"{wanted.url} answers")
         speech = _speech(found)  # first, for it has a new service connect to its backends

@@ -47,7 +47,7 @@ _MOST_FAILURES: Final = 3
 )
 @click.option("--jobs", "-j", type=click.IntRange(1, 64), help="Sentences at a time.")
 @click.option("--restart", is_flag=True, help="Throw away what was spoken before.")
-@click.option("--force", is_flag=True, help="Replace the output file.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
 @service_options
 @with_appcontext
 def read(
@@ -74,8 +74,8 @@ def read(
     wanted = target(url, key)
     require_no_terminal(output)
     chosen = format_of(output, form) or FORMATS["wav"]
-    if output != STDIO and Path(output).is_file() and not force:
-        raise click.UsageError(f"{output!r} is there already; --force replaces it.")
+    if not force:
+        _require_none(output, with_subtitles=subtitles)
     texts = _texts(text_at(book, encoding))
     with service(wanted) as found:
         reading = _Reading(found, texts, fields(voice, instructions, params), jobs)
@@ -89,6 +89,16 @@ def read(
     if output != STDIO:
         _takes_path(output).unlink(missing_ok=True)
     click.echo(narrated.told, err=True)
+
+
+def _require_none(output: str, *, with_subtitles: bool) -> None:
+    """Raises UsageError if a file would be replaced that somebody may want to keep."""
+    path = Path(output)
+    beside = _subtitle_paths(path) if with_subtitles else ()
+    there = [each for each in (path, *beside) if output != STDIO and each.is_file()]
+    if there:
+        names = ", ".join(map(str, there))
+        raise click.UsageError(f"There already: {names}. --force replaces it.")
 
 
 def _texts(book: str) -> list[str]:
@@ -130,8 +140,13 @@ def _how_to_go_on(texts: Sequence[str], takes: Takes, output: str) -> str:
 
 
 def _write_subtitles(output: Path, cues: Sequence[Cue]) -> None:
-    write_complete(output.with_suffix(".srt"), sub_rip(cues))
-    write_complete(output.with_suffix(".vtt"), web_vtt(cues))
+    srt, vtt = _subtitle_paths(output)
+    write_complete(srt, sub_rip(cues))
+    write_complete(vtt, web_vtt(cues))
+
+
+def _subtitle_paths(output: Path) -> tuple[Path, Path]:
+    return output.with_suffix(".srt"), output.with_suffix(".vtt")
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,15 +67,15 @@ def in_process(**settings: Any) -> Generator[Service]:
         with http:
             yield Service(http)
     finally:
-        with _silence():
+        with silence():
             found.dispatcher.close()
             if found.shared_cache is not None:
                 found.shared_cache.close()
 
 
 @contextmanager
-def _silence() -> Generator[None]:
-    """Say nothing of connections that break because they are closed."""
+def silence() -> Generator[None]:
+    """Without the service's log: what is wrong is told otherwise, or wrong on purpose."""
     logger = logging.getLogger("tts_service")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
