@@ -898,6 +898,14 @@ def test_warm_lists_what_failed_and_stops_where_every_phrase_would_fail(
     assert service.log.count("POST") < 10
 
 
+def test_warm_stops_where_no_backend_answers(run: Run, redis_server: RedisServer) -> None:
+    settings = {"REDIS_URL": redis_server.url, "GRADIO_URL": f"http://127.0.0.1:{free_port()}"}
+    phrases = "".join(f"Phrase {number}.\n" for number in range(50)).encode()
+    done = run("warm", "-", "-j", 1, stdin=phrases, GRADIO_CONNECT_ATTEMPTS=1, **settings)
+    assert done.code == 1
+    assert done.err.count("No backend answers") == 2  # of the first phrase, and at the end
+
+
 def test_warm_keeps_all_slots_busy(
     run: Run, gateway: StartGateway, gradio_app: StartGradioApp
 ) -> None:

@@ -123,4 +123,6 @@ class _Warming:
 
 def _is_for_all(error: Failed) -> bool:
     """Whether it is not this phrase that is refused, but whatever would be asked like it."""
-    return isinstance(error, Refused) and error.status < 500 and error.param != "input"
+    if not isinstance(error, Refused):
+        return False
+    return error.status == 503 or (error.status < 500 and error.param != "input")
