@@ -28,6 +28,8 @@ ENV_FILE = ".env"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[\w.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 SECRETS = frozenset({"API_KEYS", "GRADIO_AUTH", "GRADIO_TOKEN", "REDIS_URL"})
+#: What else may stand in `.env`: Flask reads it, too, and the command line asks there.
+_NO_SETTINGS = ("TTS_URL", "TTS_KEY")
 _REDIS = ("redis://", "rediss://", "unix://")
 
 
@@ -232,6 +234,25 @@ class Config(BaseSettings):
     THREADS: Count = Field(default_factory=lambda settings: settings["MAX_PENDING"] + 16)
     """Threads of each worker: a waiting request holds one, the rest serve hits and health."""
 
+    @property
+    def GIVEN(self) -> dict[str, str]:  # noqa: N802 - goes the way of settings, for `speech check`
+        """The settings that were given, as they may be shown."""
+        given = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
+        return {name: _shown(name, value) for name, value in given.items()}
+
+    @property
+    def UNKNOWN_NAMES(self) -> dict[str, str | None]:  # noqa: N802 - the same
+        """As `unknown_names` gives them."""
+        return unknown_names()
+
+
+def _shown(name: str, value: object) -> str:
+    if name in SECRETS:
+        return "…"
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
+    return _CREDENTIALS.sub("//…@", str(value))
+
 
 def read_config(**overrides: object) -> Config:
     """Read the settings. Raises ConfigError, whose message names each setting that is wrong."""
@@ -283,7 +304,7 @@ def unknown_names() -> dict[str, str | None]:
     return {
         name: next(iter(difflib.get_close_matches(name.upper(), known, n=1)), None)
         for name in dotenv_values(ENV_FILE)
-        if name not in known
+        if name not in known and name not in _NO_SETTINGS
     }
 
 

@@ -68,6 +68,8 @@ LENIENT = [
     ("stream", "true", True),
     ("stream", 1, True),
     ("stream", "0", False),
+    ("early_start", None, True),
+    ("early_start", "false", False),
     ("instructions", None, None),
     ("instructions", "", None),
     ("instructions", "x" * 4096, "x" * 4096),

@@ -20,6 +20,7 @@ from tts_service.blueprints.voices import voices
 from tts_service.cache import BoundedCache, SpeechCache
 from tts_service.captions import Captions
 from tts_service.claims import Claims
+from tts_service.cli import register
 from tts_service.dispatcher import Dispatcher
 from tts_service.extensions import Services, cache
 from tts_service.front import Front
@@ -63,6 +64,7 @@ def create_app(config: object) -> Flask:
         app.register_blueprint(blueprint)
     if services.rates is not None:
         limit_rates(app, services.rates, _COSTLY)
+    register(app, create_app)
     _allow_origins(app)
     app.wsgi_app = Front(  # type: ignore[method-assign] # Flask's way to wrap it
         app.wsgi_app, metrics=services.metrics, proxies=Proxies(app.config["TRUSTED_PROXIES"])

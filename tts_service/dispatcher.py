@@ -642,6 +642,7 @@ class Dispatcher:
             "calls": post.calls,
             "failures": post.failures,
             "last_error": post.last_error,
+            "slots": post.lane.slots,
             "under_way": len(post.lane.under_way),
             "sound_seconds": round(post.sound_seconds, 3),
             "real_time_factor": (

@@ -61,6 +61,8 @@ class SpeechRequest(BaseModel):
     """Whether to tell when each piece of the text is heard: by events, or by captions to fetch."""
     instructions: Annotated[str, Field(max_length=4096)] | None = None
     """How to speak, for backends that have a parameter for it."""
+    early_start: bool = True
+    """Whether a long first sentence may be cut in two, so that a stream begins sooner."""
 
     @model_validator(mode="before")
     @classmethod

@@ -75,11 +75,13 @@ class Plan:
     identity: str
     segment_chars: int
     pause: float  # seconds
+    early_start: bool = True
 
     @cached_property
     def segments(self) -> list[Segment]:
         """What must be spoken, in order; nothing for punctuation alone."""
-        texts = (piece.strip() for piece in segments(self.text, self.segment_chars))
+        first = None if self.early_start else self.segment_chars
+        texts = (piece.strip() for piece in segments(self.text, self.segment_chars, first))
         return [
             Segment(text, self.voice, self.identity, self.params)
             for text in texts
@@ -92,7 +94,7 @@ class Plan:
         if self.is_a_segments:
             # One segment in wav at its own speed is the segment's entry itself.
             return segment_key(Segment(self.text, self.voice, self.identity, self.params))
-        how = [self.format.name, self.speed, self.segment_chars, self.pause]
+        how = [self.format.name, self.speed, self.segment_chars, self.pause, self.early_start]
         return _key("answer", self.text, self.voice, self.identity, self.params, how)
 
     @cached_property
@@ -209,6 +211,7 @@ class Synthesizer:
             identity="" if binding is None else binding.identity,
             segment_chars=self._segment_chars,
             pause=self._segment_pause,
+            early_start=request.early_start,
         )
 
     def find(self, plan: Plan) -> Record | None:

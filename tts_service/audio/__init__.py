@@ -7,13 +7,14 @@ Everything works on mono 16-bit samples and FFmpeg's libraries; nothing here kno
 
 from .decoding import MEDIA_TYPES, UndecodableAudio, decode, media_type, seconds_of
 from .filters import FASTEST, SLOWEST, Resampler, resample, stretch, stretched_frames
-from .formats import FORMATS, Encoder, Format
+from .formats import FORMATS, HEAD_SIZE, Encoder, Format
 from .levels import audible_seconds, clipped_share
 from .sound import Audio, fade_edges, silence, wav, wav_header
 
 __all__ = [
     "FASTEST",
     "FORMATS",
+    "HEAD_SIZE",
     "MEDIA_TYPES",
     "SLOWEST",
     "Audio",

@@ -11,11 +11,14 @@ from typing import Protocol
 import av
 
 from .filters import Resampler, frame_of, resample
-from .sound import WAV_HEADER_SIZE, Audio, silence, wav_header
+from .sound import UNKNOWN_SIZE, WAV_HEADER_SIZE, Audio, silence, wav_header
 
 #: Seconds of silence before the sound where the first packet is left out: packets overlap, and the
 #: end of the missing one would be heard as a blur.
 _CLEAN_START = 0.006
+
+#: Bytes at the beginning of a stream in which everything stands that depends on its length.
+HEAD_SIZE = WAV_HEADER_SIZE
 
 
 class Encoder(Protocol):
@@ -88,29 +91,35 @@ class Format:
 
     def completed(self, streamed: bytes, frames: int) -> bytes:
         """All bytes of a stream of `frames` samples, its header now telling the length."""
+        head = self.completed_head(streamed[:HEAD_SIZE], len(streamed), frames)
+        return streamed if head is None else head + streamed[HEAD_SIZE:]
+
+    def completed_head(self, head: bytes, size: int, frames: int) -> bytes | None:
+        """What the first `HEAD_SIZE` bytes of a stream of `size` bytes and `frames` samples should
+        be, now that both are known; None if they may stay. Of a WAV over 4 GiB, which cannot tell
+        its length, they stay as well."""
         match self.container:
-            case "wav":
-                return _completed_wav(streamed)
+            case "wav" if size - 8 < UNKNOWN_SIZE:
+                return _completed_wav(head, size)
             case "flac":
-                return _completed_flac(streamed, frames)
+                return _completed_flac(head, frames)
             case _:
-                return streamed
+                return None
 
 
-def _completed_wav(streamed: bytes) -> bytes:
-    sizes = len(streamed) - 8, len(streamed) - WAV_HEADER_SIZE
-    whole = bytearray(streamed)
-    struct.pack_into("<I", whole, 4, sizes[0])
-    struct.pack_into("<I", whole, WAV_HEADER_SIZE - 4, sizes[1])
-    return bytes(whole)
+def _completed_wav(head: bytes, size: int) -> bytes:
+    completed = bytearray(head)
+    struct.pack_into("<I", completed, 4, size - 8)
+    struct.pack_into("<I", completed, WAV_HEADER_SIZE - 4, size - WAV_HEADER_SIZE)
+    return bytes(completed)
 
 
-def _completed_flac(streamed: bytes, frames: int) -> bytes:
+def _completed_flac(head: bytes, frames: int) -> bytes:
     """RFC 9639, 8.2: the last 36 of these 64 bits of the streaminfo are the number of samples."""
-    whole = bytearray(streamed)
-    (shape_and_length,) = struct.unpack_from(">Q", whole, 18)
-    struct.pack_into(">Q", whole, 18, shape_and_length >> 36 << 36 | frames)
-    return bytes(whole)
+    completed = bytearray(head)
+    (shape_and_length,) = struct.unpack_from(">Q", completed, 18)
+    struct.pack_into(">Q", completed, 18, shape_and_length >> 36 << 36 | frames)
+    return bytes(completed)
 
 
 _TABLE = (
