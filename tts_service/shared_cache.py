@@ -52,6 +52,8 @@ class Taken(Exception):
 class SharedCache(RedisCache):
     """Values and claims in the Redis at `url`. Connects when it is first asked.
 
+    Without `verify` any certificate of a `rediss://` server will do.
+
     `get`, `set` and the others never raise for a fault of Redis: then nothing is there, and
     nothing was stored.
     """
@@ -60,16 +62,21 @@ class SharedCache(RedisCache):
         self,
         url: str,
         *,
+        verify: bool = True,
         default_timeout: int = 86400,
         max_bytes: int = 256 * 1024 * 1024,
         prefix: str = PREFIX,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        tls: dict[str, Any] = {}
+        if url.startswith("rediss://") and not verify:
+            tls["ssl_cert_reqs"] = "none"  # what the URL itself says would win
         client = redis.Redis.from_url(
             url,
             socket_connect_timeout=_PATIENCE,
             socket_timeout=_PATIENCE,
+            **tls,
             # Once more at once, for a connection that has broken since it was last used.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             # What a new connection would say first, at the cost of a round trip each.
