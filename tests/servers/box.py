@@ -17,8 +17,8 @@ from servers.machine import require_program, wait_until
 START_LIMIT = 30  # seconds
 STOP_LIMIT = 20  # seconds
 SYSTEMD = "/lib/systemd/systemd"
-#: The base of this Python at a place that everybody may read, as a distribution's own.
-PYTHON = Path("/usr/local/python")
+#: This Python, at a place that everybody may read, as a distribution's own.
+PYTHON = Path("/usr/local/python/bin") / f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
 # Within new namespaces: over this machine's files a layer that is forgotten, `$1`; in /mnt the
 # folders that were given. /sys and /proc/sys are this kernel's, so nobody there may change them.
@@ -64,12 +64,13 @@ class Box:
 
     All files of the system are there; what is changed is forgotten with it. systemd is its first
     process and knows no units but those laid into /etc/systemd/system. Each of `folders` is at
-    `/mnt/<its name>`, and a Python for everybody at `PYTHON`.
+    `/mnt/<its name>`, and this Python is at `PYTHON`.
     """
 
     def __init__(self, *folders: Path) -> None:
         self._folders = folders
         self._layer = Path(tempfile.mkdtemp(prefix="box-"))
+        self._log = self._layer.with_suffix(".log")
         self._group = _cgroup2() / self._layer.name
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -78,18 +79,19 @@ class Box:
         require_program("unshare")
         atexit.register(self.stop)
         self._group.mkdir()
-        self._process = subprocess.Popen(
-            [
-                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts"),
-                *("--cgroup", "sh", "-c", _SET_UP, "box", self._layer, sys.base_prefix),
-                *self._folders,
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=(self._layer / "log").open("ab"),
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "SYSTEMD": SYSTEMD},
-            preexec_fn=lambda: (self._group / "cgroup.procs").write_text("0"),
-        )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts"),
+                    *("--cgroup", "sh", "-c", _SET_UP, "box", self._layer, sys.base_prefix),
+                    *self._folders,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "SYSTEMD": SYSTEMD},
+                preexec_fn=lambda: (self._group / "cgroup.procs").write_text("0"),
+            )
 
     def wait_ready(self) -> None:
         """Return once systemd takes orders."""
@@ -104,6 +106,7 @@ class Box:
         process.wait(STOP_LIMIT)
         wait_until(self._is_gone, STOP_LIMIT)
         shutil.rmtree(self._layer, ignore_errors=True)
+        self._log.unlink()
         atexit.unregister(self.stop)
 
     def run(
@@ -141,13 +144,13 @@ class Box:
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         if not children:
-            raise RuntimeError(f"the box has ended: {(self._layer / 'log').read_text()}")
+            raise RuntimeError(f"the box has ended: {self._log.read_text()}")
         return int(children[0])
 
     def _is_running(self) -> bool:
         assert self._process is not None
         if (code := self._process.poll()) is not None:
-            raise RuntimeError(f"the box ended with {code}: {(self._layer / 'log').read_text()}")
+            raise RuntimeError(f"the box ended with {code}: {self._log.read_text()}")
         if not Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text():
             return False
         if Path(f"/proc/{self._first()}/comm").read_text().strip() != Path(SYSTEMD).name:

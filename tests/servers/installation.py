@@ -1,4 +1,4 @@
-"""The service as deploy/install.sh lays it into a folder, with requirements.txt and nothing more."""
+"""The service in a folder, as deploy/install.sh lays it: with requirements.txt and no more."""
 
 import configparser
 import os
@@ -52,8 +52,8 @@ class Installation:
 
 
 class UnitGateway(Gateway):
-    """The service as the unit starts it, from a scratch folder: by its line, in its folder, and
-    with its environment and `variables` alone. Its settings come from `.env`."""
+    """The service as the unit starts it, in a scratch folder: by its line, in its folder, and with
+    its environment, PORT and `variables`. All else comes from its `.env`."""
 
     def __init__(self, folder: Path, installation: Installation, **variables: object) -> None:
         super().__init__(folder, project=installation.app)
@@ -66,9 +66,11 @@ class UnitGateway(Gateway):
 
     def _environment(self) -> dict[str, str]:
         given = shlex.split(self._installation.unit()["Environment"])
-        own = {"PATH": os.environ["PATH"], "TMPDIR": self.temp, **self._variables}
-        return {name: str(value) for name, value in own.items()} | dict(
-            pair.split("=", 1) for pair in given
+        own = {"PORT": self.port, "TMPDIR": self.temp, **self._variables}
+        return (
+            {"PATH": os.environ["PATH"]}
+            | {name: str(value) for name, value in own.items()}
+            | dict(pair.split("=", 1) for pair in given)
         )
 
 
