@@ -36,6 +36,7 @@ mount -t sysfs -o ro sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount --rbind /dev dev
 mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs -o mode=1777 tmpfs tmp
 mkdir -p "usr/local/python"
 mount --bind "$2" "usr/local/python"
 echo /usr/local/python/lib >etc/ld.so.conf.d/00-python.conf
@@ -60,15 +61,17 @@ exec env -i container=box PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
 
 
 class Box:
-    """A view of this machine with files and processes of its own, and the same network.
+    """A view of this machine with files and processes of its own.
 
-    All files of the system are there; what is changed is forgotten with it. systemd is its first
+    Its network is the same, or, if `has_network`, one of its own, out of which nothing leads. All
+    files of the system are there; what is changed is forgotten with it. systemd is its first
     process and knows no units but those laid into /etc/systemd/system. Each of `folders` is at
     `/mnt/<its name>`, and this Python is at `PYTHON`.
     """
 
-    def __init__(self, *folders: Path) -> None:
+    def __init__(self, *folders: Path, has_network: bool = False) -> None:
         self._folders = folders
+        self._network = ["--net"] if has_network else []
         self._layer = Path(tempfile.mkdtemp(prefix="box-"))
         self._log = self._layer.with_suffix(".log")
         self._group = _cgroup2() / self._layer.name
@@ -83,6 +86,7 @@ class Box:
             self._process = subprocess.Popen(
                 [
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts"),
+                    *self._network,
                     *("--cgroup", "sh", "-c", _SET_UP, "box", self._layer, sys.base_prefix),
                     *self._folders,
                 ],
@@ -110,11 +114,16 @@ class Box:
         atexit.unregister(self.stop)
 
     def run(
-        self, *command: str | Path, check: bool = True, **environment: str
+        self,
+        *command: str | Path,
+        check: bool = True,
+        is_online: bool = False,
+        **environment: str,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, as root; its output is told if it fails."""
+        """Run a command in it, as root; its output is told if it fails. With `is_online` the
+        command has this machine's network in any case."""
         done = subprocess.run(
-            self.command(*command),
+            self.command(*command, is_online=is_online),
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -125,9 +134,11 @@ class Box:
             raise AssertionError(f"{command}: {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
-    def command(self, *command: str | Path) -> Sequence[str | Path]:
+    def command(self, *command: str | Path, is_online: bool = False) -> Sequence[str | Path]:
         """What has to be started here for `command` to run in it."""
-        flags = ("--mount", "--pid", "--ipc", "--uts", "--cgroup")
+        flags = ["--mount", "--pid", "--ipc", "--uts", "--cgroup"]
+        if not is_online:
+            flags += self._network
         return ("nsenter", "--target", str(self._first()), *flags, "--", *command)
 
     def path(self, path: str | Path) -> Path:
