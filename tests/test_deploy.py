@@ -1,6 +1,7 @@
 """The four ways to deploy: what deploy/ and the files for a PaaS say is done here for real, or as
 nearly as one machine can do it."""
 
+import getpass
 import json
 import os
 import re
@@ -15,11 +16,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import yaml
-from conftest import StartServers
+from conftest import StartGateway, StartServers
 from dotenv import dotenv_values
 from servers import GradioApp, NginxServer, RedisServer, start_all, wait_until
 from servers.box import PYTHON, Box, require_box
@@ -328,6 +330,8 @@ def test_a_reload_brings_new_workers_and_fails_nobody(
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(installed.client.post, SPEECH, json={"input": "Through a reload."})
         wait_until(lambda: backend.state()["held"])
+        with installed.box.path(APP / ".env").open("a") as settings:
+            settings.write("MAX_CACHE_SIZE=77\n")
         installed.box.run("systemctl", "reload", UNIT.name)
         wait_until(
             lambda: len(set(installed.box.path(children).read_text().split()) - set(before)) == 2,
@@ -337,6 +341,7 @@ def test_a_reload_brings_new_workers_and_fails_nobody(
         assert asked.result().status_code == 200
     wait_until(lambda: set(installed.box.path(children).read_text().split()).isdisjoint(before), 30)
     assert installed.main == main
+    assert installed.health()["cache"]["max_size"] == 77
 
 
 def test_a_killed_service_is_started_again(installed: Installed, backend: GradioApp) -> None:
@@ -544,7 +549,10 @@ class Stack:
         self._prepare()
         self.redis = self._container("redis", Image(folder="/data"), 2)
         self.demo = self._container("demo", demo, 3, PYTHONPATH="/app:/mnt/site-packages")
-        self.gateways = [self._container("gateway", gateway, number) for number in (4, 5)]
+        self.gateways = [
+            self._container("gateway", gateway, 4),
+            self._container("gateway", gateway, 5, WEB_CONCURRENCY="2"),
+        ]
         self.nginx = self._container("nginx", Image(), 6)
         for first, *others in ([self.redis, self.demo], self.gateways, [self.nginx]):
             for each in (first, *others):
@@ -649,9 +657,15 @@ def test_no_container_can_write_to_its_own_files_or_has_any_right(stack: Stack) 
 
 
 def test_several_workers_count_together_on_a_read_only_root(stack: Stack) -> None:
-    (gateway, _) = stack.gateways
-    made = gateway.run("sh", "-c", "exec 2>&1; python -c 'import tempfile; tempfile.mkdtemp()'")
-    assert not made.returncode, made.stdout
+    _, other = stack.gateways
+    for number in range(6):
+        assert stack.ask(other, f"Counted as {number}.")[0]["status"] == "200"
+    counted = stack.box.run("curl", "--silent", f"http://{other.address}:8000/metrics").stdout
+    told = re.findall(
+        r'^tts_requests_total{cache="MISS",status="200"} (.*)$', counted, re.MULTILINE
+    )
+    assert float(told[0]) >= 6
+    assert re.search("Booting worker.*Booting worker", other.log, re.DOTALL)
 
 
 def test_a_stopped_gateway_ends_in_its_time_and_the_other_goes_on(stack: Stack) -> None:
@@ -697,3 +711,192 @@ def test_the_compose_file_is_one_by_its_specification() -> None:
 def test_the_images_python_is_the_platforms() -> None:
     bases = {stage.base for stage in read_dockerfile(DOCKERFILE).values() if ":" in stage.base}
     assert bases == {f"python:{(PROJECT / '.python-version').read_text().strip()}-slim"}
+
+
+# -- Kubernetes ------------------------------------------------------------------------------------
+
+MANIFEST = {
+    (item["kind"], item["metadata"]["name"]): item
+    for item in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+}
+POD = MANIFEST["Deployment", "tts-service"]["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+
+
+def deployments() -> Iterator[dict[str, Any]]:
+    return (item["spec"] for (kind, _), item in MANIFEST.items() if kind == "Deployment")
+
+
+def test_what_the_manifest_refers_to_is_in_it() -> None:
+    for spec in deployments():
+        (container,) = spec["template"]["spec"]["containers"]
+        mounted = {each["name"] for each in container.get("volumeMounts", [])}
+        assert mounted == {each["name"] for each in spec["template"]["spec"].get("volumes", [])}
+        labels = spec["template"]["metadata"]["labels"]
+        assert spec["selector"]["matchLabels"] == labels
+    pods = {
+        spec["selector"]["matchLabels"]["app.kubernetes.io/name"]: spec for spec in deployments()
+    }
+    for name in pods:
+        service = MANIFEST["Service", name]["spec"]
+        ports = pods[name]["template"]["spec"]["containers"][0]["ports"]
+        assert service["selector"] == pods[name]["selector"]["matchLabels"]
+        assert {each["targetPort"] for each in service["ports"]} <= {each["name"] for each in ports}
+    kinds = {"configMapRef": "ConfigMap", "secretRef": "Secret"}
+    for source in CONTAINER["envFrom"]:
+        ((kind, reference),) = source.items()
+        assert (kinds[kind], reference["name"]) in MANIFEST
+    (claim,) = [each for each in POD["volumes"] if "persistentVolumeClaim" in each]
+    assert ("PersistentVolumeClaim", claim["persistentVolumeClaim"]["claimName"]) in MANIFEST
+    budget = MANIFEST["PodDisruptionBudget", "tts-service"]["spec"]
+    assert budget["selector"] == MANIFEST["Deployment", "tts-service"]["spec"]["selector"]
+
+
+def test_the_manifests_settings_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        **MANIFEST["ConfigMap", "tts-service"]["data"],
+        **MANIFEST["Secret", "tts-service"]["stringData"],
+    }
+    assert given.keys() <= Config.model_fields.keys()
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    config = read_config()
+    assert str(config.PROMPTS_DIR) in {each["mountPath"] for each in CONTAINER["volumeMounts"]}
+    redis = urlsplit(config.REDIS_URL or "")
+    (port,) = MANIFEST["Service", redis.hostname]["spec"]["ports"]
+    assert port["port"] == redis.port
+
+
+def test_a_gateway_whose_backends_are_down_passes_every_probe_and_answers_from_its_cache(
+    gateway: StartGateway, gradio_app: Callable[..., GradioApp]
+) -> None:
+    backend = gradio_app()
+    service = gateway(GRADIO_URL=backend.url)
+    assert service.post({"input": "Kept for later."}).status_code == 200
+    backend.kill()
+    wait_until(lambda: service.client.get("/health/ready").status_code == 503, 30)
+    for name in PROBES:
+        asked = CONTAINER[name]["httpGet"]
+        assert asked["port"] in {each["name"] for each in CONTAINER["ports"]}
+        assert service.client.get(asked["path"]).status_code == 200
+    assert service.post({"input": "Kept for later."}).headers["X-Cache"] == "HIT"
+
+
+def test_containers_are_as_confined_there_as_in_docker() -> None:
+    (user,) = {
+        rest
+        for stage in read_dockerfile(DOCKERFILE).values()
+        for name, rest in stage.steps
+        if name == "USER"
+    }
+    assert user == f"{POD['securityContext']['runAsUser']}:{POD['securityContext']['runAsGroup']}"
+    assert POD["securityContext"]["fsGroup"] == POD["securityContext"]["runAsGroup"]
+    assert "/tmp" in {each["mountPath"] for each in CONTAINER["volumeMounts"]}
+    for spec in deployments():
+        assert spec["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+        (container,) = spec["template"]["spec"]["containers"]
+        assert container["securityContext"] == {
+            "readOnlyRootFilesystem": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_the_manifests_redis_starts_with_its_arguments(
+    start_servers: StartServers, tmp_path: Path
+) -> None:
+    spec = MANIFEST["Deployment", "tts-redis"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["command"] == ["redis-server"]
+    (server,) = start_servers(RedisServer(tmp_path, *container["args"]))
+    assert server.client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
+
+
+def test_every_platform_waits_longer_for_the_end_than_gunicorn() -> None:
+    (grace,) = re.findall(
+        r"^graceful_timeout = (\d+)$", (PROJECT / "gunicorn.conf.py").read_text(), re.MULTILINE
+    )
+    (systemd,) = re.findall(
+        r"^TimeoutStopSec=(\d+)$", (DEPLOY / "tts-service.service").read_text(), re.MULTILINE
+    )
+    docker = COMPOSE["services"]["gateway"]["stop_grace_period"].removesuffix("s")
+    (_, pause) = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
+    kubernetes = POD["terminationGracePeriodSeconds"] - int(pause)
+    assert min(int(systemd), int(docker), kubernetes) >= int(grace) + 5
+
+
+# -- nginx -----------------------------------------------------------------------------------------
+
+
+def test_the_pages_lines_for_tls_make_nginx_speak_it(
+    gateway: StartGateway, backend: GradioApp, tmp_path: Path
+) -> None:
+    page = (PROJECT / "docs" / "deploy" / "nginx.md").read_text()
+    listen, redirect, _ = re.findall(r"```nginx\n(.*?)```", page, re.DOTALL)
+    self_signed(tmp_path / "privkey.pem", tmp_path / "fullchain.pem")
+    front = TlsNginx(tmp_path, gateway(GRADIO_URL=backend.url).url, listen=listen, more=redirect)
+    try:
+        start_all([front])
+        tls = httpx.Client(base_url=f"https://127.0.0.1:{front.port}", verify=False, timeout=60)
+        assert tls.post(SPEECH, json={"input": "Over TLS."}).status_code == 200
+        plain = httpx.post(f"http://127.0.0.1:{front.plain_port}{SPEECH}", json={"input": "Hm."})
+        assert plain.status_code == 308
+        assert plain.headers["Location"] == f"https://127.0.0.1{SPEECH}"
+    finally:
+        front.stop()
+
+
+class TlsNginx(NginxServer):
+    """nginx with the page's lines in the place of `listen`, and its second server."""
+
+    def __init__(self, folder: Path, gateway: str, *, listen: str, more: str) -> None:
+        super().__init__(folder, gateway)
+        self.plain_port = free_port()
+        self._listen = listen.replace("listen 443", f"listen 127.0.0.1:{self.port}").replace(
+            "/etc/ssl/tts", str(folder)
+        )
+        self._more = more.replace("listen 80", f"listen 127.0.0.1:{self.plain_port}")
+
+    def configuration(self) -> str:
+        text = super().configuration()
+        listen = f"        listen 127.0.0.1:{self.port};\n"
+        assert listen in text
+        text = text.replace(listen, self._listen)
+        return text.replace("    server {\n", f"{self._more}\n    server {{\n", 1)
+
+
+def test_the_pages_site_beside_others_passes_speech_and_streams(
+    gateway: StartGateway, backend: GradioApp, tmp_path: Path
+) -> None:
+    page = (PROJECT / "docs" / "deploy" / "nginx.md").read_text()
+    *_, site = re.findall(r"```nginx\n(.*?)```", page, re.DOTALL)
+    front = SiteNginx(tmp_path, gateway(GRADIO_URL=backend.url).url, site)
+    try:
+        start_all([front])
+        asked = {"input": "The first sentence. The second sentence is held back.", "stream": True}
+        backend.control(hold=True, release=1)
+        with front.client.stream("POST", SPEECH, json=asked) as answer:
+            chunks = answer.iter_raw()
+            assert next(chunks)
+            backend.control(hold=False)
+            assert b"".join(chunks)
+    finally:
+        front.stop()
+
+
+class SiteNginx(NginxServer):
+    """nginx as a distribution has it, with one more site."""
+
+    def __init__(self, folder: Path, gateway: str, site: str) -> None:
+        super().__init__(folder, gateway)
+        self._site = site.replace("listen 80", f"listen 127.0.0.1:{self.port}").replace(
+            "http://127.0.0.1:8000", gateway
+        )
+
+    def configuration(self) -> str:
+        (tmp := self._folder / "body").mkdir()
+        return (
+            f"user {getpass.getuser()};\npid {self._folder}/nginx.pid;\nevents {{}}\n"
+            f"http {{ access_log off; client_body_temp_path {tmp};\n{self._site}}}"
+        )
