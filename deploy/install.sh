@@ -53,8 +53,23 @@ prompts=$root/var/lib/tts-service/prompts
 unit=$root/etc/systemd/system/tts-service.service
 nginx_conf=$root/etc/nginx/nginx.conf
 
+# A new one for each set of packages, or Python: the service goes on with the old one until it is
+# complete, and if it cannot be completed.
+lay_venv() {
+    version=$("$python" -VV | cat - "$source/requirements.txt" | cksum | cut -d ' ' -f 1)
+    venv=$app/.venv-$version
+    if [ ! -e "$venv/complete" ]; then
+        echo "Installing what it needs into $venv ..."
+        mkdir -p "$app"
+        "$python" -m venv --clear "$venv"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --requirement "$source/requirements.txt"
+        touch "$venv/complete"
+    fi
+    ln -sfn ".venv-$version" "$app/.venv"
+}
+
 lay_program() {
-    mkdir -p "$app"
     rm -rf "$app/tts_service"
     cp -R "$source/tts_service" "$app/"
     find "$app/tts_service" -name __pycache__ -prune -exec rm -rf {} +
@@ -62,19 +77,13 @@ lay_program() {
         cp "$source/$each" "$app/"
     done
     chmod -R u=rwX,go=rX "$app/tts_service"
+    "$app/.venv/bin/python" -m compileall -q "$app/tts_service" "$app"/*.py
 }
 
-# Anew when Python or a pinned version has changed; otherwise what is there will do.
-lay_venv() {
-    wanted=$("$python" -VV && cat "$source/requirements.txt")
-    if [ "$wanted" != "$(cat "$app/.venv/installed" 2>/dev/null)" ]; then
-        echo "Installing what it needs into $app/.venv ..."
-        "$python" -m venv --clear "$app/.venv"
-        "$app/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-            --requirement "$app/requirements.txt"
-        echo "$wanted" >"$app/.venv/installed"
-    fi
-    "$app/.venv/bin/python" -m compileall -q "$app/tts_service" "$app"/*.py
+remove_old_venvs() {
+    for each in "$app"/.venv-*; do
+        [ "$each" = "$venv" ] || rm -rf "$each"
+    done
 }
 
 # The operator's from here on: an update leaves both alone.
@@ -124,13 +133,14 @@ own() {
     chmod 640 "$app/.env"
 }
 
-lay_program
 lay_venv
+lay_program
 lay_settings_and_recordings
 lay_unit
 [ "$nginx" = no ] || lay_nginx
 
 if [ -n "$root" ]; then
+    remove_old_venvs
     echo "Everything lies below $root; nothing was started."
     exit 0
 fi
@@ -139,6 +149,7 @@ own
 systemctl daemon-reload
 systemctl enable --quiet tts-service
 systemctl restart tts-service
+remove_old_venvs
 if [ "$nginx" = yes ]; then
     nginx -t -q
     systemctl enable --quiet nginx

@@ -119,14 +119,14 @@ def test_an_update_replaces_the_program_and_leaves_what_is_the_operators(
     recording = installation.path("/var/lib/tts-service/prompts/chixiaotu6.wav")
     content = recording.read_bytes()
     recording.unlink()
-    packages = (installation.app / ".venv" / "installed").stat().st_mtime_ns
+    packages = (installation.app / ".venv" / "complete").stat().st_mtime_ns
     try:
         said = installation.install("--nginx")
         assert "is left as it is" in said
         assert not stale.exists()
         assert {each: each.read_text() for each in own} == own
         assert not recording.exists()
-        assert (installation.app / ".venv" / "installed").stat().st_mtime_ns == packages
+        assert (installation.app / ".venv" / "complete").stat().st_mtime_ns == packages
     finally:
         recording.write_bytes(content)
 
@@ -197,7 +197,7 @@ class Installed:
         """Those of the scratch folder, to spare the machine a second download."""
         venv = APP / ".venv"
         self.box.run("mkdir", "-p", APP)
-        self.box.run("cp", "-a", f"{self._root}{venv}", APP)
+        self.box.run("sh", "-c", f"cp -a {self._root}{venv}* {APP}")
         for name in ("python", "python3", PYTHON.name):
             self.box.run("ln", "-sf", PYTHON, venv / "bin" / name)
         cfg = self.box.path(venv / "pyvenv.cfg")
@@ -554,11 +554,13 @@ class Stack:
             self._container("gateway", gateway, 5, WEB_CONCURRENCY="2"),
         ]
         self.nginx = self._container("nginx", Image(), 6)
-        for first, *others in ([self.redis, self.demo], self.gateways, [self.nginx]):
-            for each in (first, *others):
-                each.launch()
-            for each in (first, *others):
-                wait_until(each.is_healthy, 90)
+        behind = [self.redis, *self.gateways, self.demo]
+        for each in behind:
+            each.launch()
+        for each in behind:
+            wait_until(each.is_healthy, 90)
+        self.nginx.launch()
+        wait_until(self.nginx.is_healthy, 90)
 
     def stop(self) -> None:
         self.box.stop()

@@ -120,6 +120,7 @@ class Builder:
 
     def _run(self, image: Image, command: str) -> None:
         assert image.user == "0:0"
+        command = re.sub(r"^(--mount=type=cache,\S+\s+)*", "", command)  # pip's own will do
         line = f"cd {image.folder} && {command}"
         self._box.run("sh", "-c", line, is_online=True, **image.environment)
 
