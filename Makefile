@@ -26,7 +26,8 @@ format: $(INSTALLED)  ## Bring the code into its form.
 	@$(BIN)/ruff format .
 
 requirements: $(INSTALLED)  ## Compile the pinned sets from pyproject.toml.
-	@for set in "requirements.txt" "requirements-dev.txt --extra=demo --extra=test --extra=tools"; do \
+	@for set in "requirements.txt" "requirements-demo.txt --extra=demo" \
+			"requirements-dev.txt --extra=demo --extra=test --extra=tools"; do \
 		$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-trusted-host \
 			--no-emit-find-links --no-header --upgrade --output-file=$$set pyproject.toml; \
 	done

@@ -189,6 +189,8 @@ class Config(BaseSettings):
     """Seconds for which they are kept."""
     REDIS_URL: Annotated[str | None, AfterValidator(_require_redis)] = Field(None, repr=False)
     """The memory that workers and machines share, and the claims behind "spoken once"."""
+    REDIS_TLS_VERIFY: bool = True
+    """Whether the certificate of a `rediss://` server is checked."""
     MAX_PENDING: Count = 64
     """Requests waiting for synthesis in one process before 503."""
 

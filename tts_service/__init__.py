@@ -177,6 +177,7 @@ def _shared_cache(app: Flask, metrics: Metrics) -> SharedCache | None:
         return None
     return SharedCache(
         app.config["REDIS_URL"],
+        verify=app.config["REDIS_TLS_VERIFY"],
         default_timeout=app.config["CACHE_TTL"],
         max_bytes=app.config["MAX_CACHE_BYTES"],
         metrics=metrics,

@@ -47,6 +47,8 @@ class Taken(Exception):
 class SharedCache(RedisCache):
     """Values and claims in the Redis at `url`. Connects when it is first asked.
 
+    Without `verify` any certificate of a `rediss://` server will do.
+
     `get`, `set` and the others never raise for a fault of Redis: then nothing is there, and
     nothing was stored.
     """
@@ -55,13 +57,16 @@ class SharedCache(RedisCache):
         self,
         url: str,
         *,
+        verify: bool = True,
         default_timeout: int = 86400,
         max_bytes: int = 256 * 1024 * 1024,
         metrics: Metrics | None = None,
     ) -> None:
+        tls = {"ssl_cert_reqs": "none"} if url.startswith("rediss://") and not verify else {}
         self._patience = Patience(_PATIENCE)
         pool = redis.ConnectionPool.from_url(
             url,
+            **tls,  # what the URL itself says would win
             socket_connect_timeout=_PATIENCE,
             socket_timeout=_PATIENCE,  # of a TLS handshake; then patience takes over
             # Once more at once, for a connection that has broken since it was last used.

@@ -68,7 +68,7 @@ def start_demo_backend() -> "launcher.DemoBackend | None":
     if not launcher.is_installed():
         logger.warning(
             "GRADIO_URL is not set, and the demo backend is not installed "
-            "(requirements-dev.txt): every request will be answered 503"
+            "(requirements-demo.txt): every request will be answered 503"
         )
         return None
     logger.warning("GRADIO_URL is not set: starting the embedded demo backend, a robot's voice")
