@@ -6,6 +6,7 @@ SpeechError                      500 server_error
 │   ├── InvalidApiKey            401 invalid_api_key
 │   ├── NotFound                 404
 │   │   └── ModelNotFound        404 model_not_found
+│   ├── RequestTooSlow           408
 │   ├── UnsupportedMediaType     415
 │   └── VoiceExists              409 voice_exists
 ├── PromptMissing                500: the default voice's recording is not there
@@ -98,6 +99,12 @@ class NotFound(InvalidRequest):
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+
+
+class RequestTooSlow(InvalidRequest):
+    """The request did not arrive within the time for it."""
+
+    status = 408
 
 
 class UnsupportedMediaType(InvalidRequest):

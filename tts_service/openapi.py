@@ -201,7 +201,7 @@ def _create_speech(terms: Terms) -> Json:
         },
         "responses": {
             "200": _spoken("The sound.", {**_sound(), **_events()}),
-            **_failures(400, *_refusals(terms), 413, 415, 500, 502, 503, 504),
+            **_failures(400, *_refusals(terms), 408, 413, 415, 500, 502, 503, 504),
         },
     }
 
@@ -296,6 +296,7 @@ _FAILURES: Mapping[int, tuple[str, tuple[str, ...]]] = {
     400: ("Not JSON, or a field's type or value is wrong: `param` names it.", ()),
     401: ("The key is missing or wrong: `invalid_api_key`.", ("WWW-Authenticate",)),
     404: ("Unknown: `model_not_found`.", ()),
+    408: ("The request took too long to arrive.", ()),
     413: ("The body is too large.", ()),
     415: ("The body is no JSON.", ()),
     416: ("The answer has no such bytes.", ("Content-Range",)),
