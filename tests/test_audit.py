@@ -56,9 +56,7 @@ def test_what_is_known_of_a_version_is_found_unless_it_was_withdrawn(index: str)
     ]
 
 
-def test_an_index_without_the_api_and_one_that_is_down_are_told_apart_from_health(
-    index: str,
-) -> None:
+def test_where_the_api_does_not_answer_it_is_said_how(index: str) -> None:
     with pytest.raises(Unreachable, match="no JSON API"):
         list(audit([("flask", "9")], index))
     with pytest.raises(Unreachable, match="does not answer"):
