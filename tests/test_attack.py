@@ -3,6 +3,7 @@
 `ATTACK_CASES` sets how many cases there are in all, 10,000 unless told otherwise.
 """
 
+import gzip
 import io
 import json
 import os
@@ -10,8 +11,10 @@ import re
 import resource
 import socket
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,8 +23,8 @@ import schemathesis
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers import Gateway, GradioApp, start_all, wait_until
-from servers.sound import write_prompts
+from servers import Gateway, GradioApp, hostile, start_all, wait_until
+from servers.sound import tone, write_prompts, write_wav
 from werkzeug.test import create_environ
 
 from config import read_config
@@ -263,6 +266,95 @@ def test_nothing_made_from_the_services_own_description_breaks_it(service: Servi
         ask()
 
 
+# -- uploads -----------------------------------------------------------------------------------
+
+
+def form(name: bytes, recording: bytes, file_name: bytes = b"a.wav") -> dict[str, Any]:
+    """An upload's environ, in bytes that no well-behaved client would send."""
+    body = b"\r\n".join(
+        (
+            b"--x",
+            b'Content-Disposition: form-data; name="name"',
+            b"",
+            name,
+            b"--x",
+            b'Content-Disposition: form-data; name="audio_sample"; filename="' + file_name + b'"',
+            b"Content-Type: audio/wav",
+            b"",
+            recording,
+            b"--x--",
+            b"",
+        )
+    )
+    environ = create_environ("/v1/audio/voices", method="POST", data=body)
+    return {**environ, "CONTENT_TYPE": "multipart/form-data; boundary=x"}
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("recording") / "a.wav"
+    write_wav(path, tone(440, 2, rate=8_000))
+    return path.read_bytes()
+
+
+@pytest.mark.timeout(0)
+@attack(0.02)
+@given(
+    name=st.one_of(texts, st.text("../\\~.a", min_size=1, max_size=6)),
+    file_name=st.one_of(st.just("a.wav"), nasty),
+)
+def test_no_name_of_a_voice_leads_out_of_the_folder(
+    service: Service, recording: bytes, name: str, file_name: str
+) -> None:
+    prompts = Path(service.app.config["PROMPTS_DIR"])
+    beside = sorted(prompts.parent.rglob("*"))
+    sent = [text.encode("utf-8", "surrogatepass") for text in (name, file_name)]
+    status = service.ask(form(sent[0], recording, sent[1]))
+    made = set(prompts.parent.rglob("*")) - set(beside)
+    assert all(path.parent == prompts and path.suffix == ".wav" for path in made)
+    assert len(made) == (1 if status == 201 else 0)
+    for path in made:
+        path.unlink()
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("part", ["", "/sample"])
+def test_no_path_of_a_voice_leads_out_of_the_folder(
+    service: Service, method: str, part: str
+) -> None:
+    for name in (
+        *("..", "../default", "..%2f..%2fetc%2fpasswd", "%2e%2e", "/etc/passwd", "default.wav"),
+        *("./default", "default\0", "..\\default", "\ud800", "nobody"),
+    ):
+        path = f"/v1/audio/voices/{name}{part}".encode("utf-8", "surrogatepass").decode("latin-1")
+        status = service.ask({**create_environ("/", method=method), "PATH_INFO": path})
+        assert status in {404, 405}, name
+
+
+def test_no_upload_unpacks_without_end(served: Gateway, recording: bytes) -> None:
+    (worker,) = served.workers()
+    before = hostile.most_resident_bytes(worker)
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.wav", bytes(100 * hostile.MEGABYTE))
+    for sample in (
+        hostile.packed_silence(),
+        hostile.wav_of(384_000, 13),  # all that the service takes, of the highest rate
+        hostile.wav_of(24_000, 1, claimed=2**31 - 100),
+        zipped.getvalue(),
+        gzip.compress(bytes(100 * hostile.MEGABYTE)),
+        b"#EXTM3U\nfile:///etc/passwd\n",
+        b"ffconcat version 1.0\nfile /etc/passwd\n",
+        recording[:100],
+    ):
+        answer = served.client.post(
+            "/v1/audio/voices", data={"name": "bomb"}, files={"audio_sample": ("a.wav", sample)}
+        )
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == "audio_sample"
+    assert hostile.most_resident_bytes(worker) - before < 300 * hostile.MEGABYTE
+
+
 # -- deep, large, odd --------------------------------------------------------------------------
 
 
@@ -494,8 +586,9 @@ def test_a_large_body_that_keeps_coming_has_the_time_it_needs(served: Gateway) -
 
 @pytest.mark.parametrize("is_hit", [False, True])
 def test_who_takes_nothing_of_an_answer_is_let_go(served: Gateway, is_hit: bool) -> None:
-    body = json.dumps({"input": "A long text for one who does not listen. " * 25}).encode()
+    body = json.dumps({"input": f"A long text for one who hears {is_hit}. " * 25}).encode()
     if is_hit:
+        served.client.post("/v1/audio/speech", content=body)
         assert served.client.post("/v1/audio/speech", content=body).headers["X-Cache"] == "HIT"
     before = served.log.count("bytes=")
     with socket.socket() as client:

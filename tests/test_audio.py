@@ -3,6 +3,7 @@
 import gc
 import io
 import math
+import re
 import socket
 import struct
 import wave
@@ -25,12 +26,17 @@ from numpy.typing import NDArray
 
 from tts_service.audio import (
     FORMATS,
+    MEDIA_TYPES,
     Audio,
     Resampler,
     UndecodableAudio,
+    audible_seconds,
+    clipped_share,
     decode,
     fade_edges,
+    media_type,
     resample,
+    seconds_of,
     silence,
     stretch,
     wav,
@@ -268,6 +274,91 @@ def test_nothing_beyond_longest_is_decoded() -> None:
     assert decode(damaged, longest=1.0).seconds == 1.0
     with pytest.raises(UndecodableAudio):
         decode(damaged)
+
+
+@pytest.mark.parametrize("longest", [None, 60.0])
+def test_a_strict_decoder_takes_nothing_that_was_cut_short(longest: float | None) -> None:
+    whole = encoded("flac", tone(24_000, 4.0))
+    # Between two frames, so that nothing but the stated length gives it away.
+    cut = whole[: [found.start() for found in re.finditer(b"\xff\xf8", whole)][-8]]
+    assert 3 < decode(cut, longest=60.0).seconds < 3.75
+    with pytest.raises(UndecodableAudio, match="truncated"):
+        decode(cut, longest=longest, is_strict=True)
+    assert decode(whole, longest=1.0, is_strict=True).seconds == 1.0
+    assert decode(whole, longest=longest, is_strict=True).seconds == 4.0
+
+
+def test_a_frame_of_an_absurd_rate_is_refused() -> None:
+    """At the rate of the first frame it would be minutes, and at 1 Hz a day."""
+    usual, absurd = (encoded("flac", tone(rate, 2.0)) for rate in (16_000, 500))
+    assert decode(usual + encoded("flac", tone(8_000, 2.0))).seconds > 2.1
+    with pytest.raises(UndecodableAudio, match="500 Hz"):
+        decode(usual + absurd)
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "opus", "flac"])
+@pytest.mark.parametrize("seconds", [0.8, 7.0])
+def test_the_length_of_a_recording_is_known_without_decoding_it(name: str, seconds: float) -> None:
+    assert seconds_of(encoded(name, tone(24_000, seconds))) == pytest.approx(seconds, abs=0.1)
+
+
+def test_what_is_no_recording_has_no_length() -> None:
+    with pytest.raises(UndecodableAudio):
+        seconds_of(b"nothing to hear" * 100)
+
+
+KINDS = [
+    ("wav", "pcm_s16le", "audio/wav"),
+    ("mp3", "libmp3lame", "audio/mpeg"),
+    ("flac", "flac", "audio/flac"),
+    ("ogg", "libopus", "audio/ogg"),
+    ("ipod", "aac", "audio/mp4"),
+    ("adts", "aac", "audio/aac"),
+    ("webm", "libopus", "audio/webm"),
+    ("aiff", "pcm_s16be", "audio/aiff"),
+]
+
+
+@pytest.mark.parametrize(("container", "codec", "kind"), KINDS)
+def test_a_recordings_type_is_told_by_its_bytes(container: str, codec: str, kind: str) -> None:
+    assert media_type(packed(container, codec, 48_000)) == kind
+    assert kind in MEDIA_TYPES
+
+
+def test_an_mp3_without_tags_is_told_from_aac() -> None:
+    assert media_type(encoded("mp3", tone(24_000, 0.5))) == "audio/mpeg"
+    assert media_type(encoded("aac", tone(24_000, 0.5))) == "audio/aac"
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"<html>", bytes(100)])
+def test_what_is_unknown_has_the_type_of_any_bytes(data: bytes) -> None:
+    assert media_type(data) == "application/octet-stream" in MEDIA_TYPES
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_only_what_can_be_heard_counts_as_audible(rate: int) -> None:
+    sound = tone(rate, 1.0).pcm + silence(rate, 2.0).pcm + tone(rate, 0.5, peak=0.01).pcm
+    assert audible_seconds(Audio(rate, sound)) == pytest.approx(1.5, abs=0.1)
+    assert audible_seconds(tone(rate, 1.0, peak=0.001)) == 0
+    assert audible_seconds(audio_of(rate, np.full(rate, 0.3))) == 0
+
+
+@pytest.mark.parametrize("peak", [0.3, 0.8, 1.0])
+@pytest.mark.parametrize("hertz", [60.0, 1000.0])
+def test_a_tone_that_just_fits_is_not_clipped(peak: float, hertz: float) -> None:
+    assert clipped_share(tone(48_000, 1.0, hertz, peak)) < 0.01
+
+
+@pytest.mark.parametrize("ceiling", [0.85, 1.0])
+@pytest.mark.parametrize("gain", [1.1, 4.0])
+def test_a_tone_with_its_peaks_cut_off_is_clipped(ceiling: float, gain: float) -> None:
+    loud = samples_of(tone(24_000, 1.0, peak=0.9)) / 0.9 * gain * ceiling
+    clipped = audio_of(24_000, np.clip(loud, -ceiling, ceiling))
+    assert clipped_share(clipped) > 0.2
+
+
+def test_silence_is_not_clipped() -> None:
+    assert clipped_share(silence(24_000, 1.0)) == clipped_share(Audio(24_000, b"")) == 0
 
 
 def test_joined_files_of_different_shape_are_read_to_the_end() -> None:

@@ -182,6 +182,7 @@ def test_settings_do_not_change() -> None:
         ("CACHE_TTL", "0"),
         ("MAX_PENDING", "0"),
         ("MAX_BODY_BYTES", "0"),
+        ("MAX_VOICE_BYTES", "0"),
         ("SELF_TEST", "maybe"),
         ("LOG_LEVEL", "loud"),
         ("LOG_FORMAT", "xml"),

@@ -13,6 +13,7 @@ import pytest
 from conftest import StartGateway
 from dotenv import dotenv_values
 from servers import Gateway, GradioApp
+from servers.sound import tone, write_mp3
 
 from config import Config, read_config
 from tts_service import create_app
@@ -183,12 +184,26 @@ def shown(gateway: StartGateway, backend: GradioApp) -> Gateway:
     return gateway(GRADIO_URL=backend.url)
 
 
-def test_the_readmes_curl_line_brings_speech(shown: Gateway, tmp_path: Path) -> None:
-    (line,) = [example for example in examples("sh") if example.startswith("curl ")]
+def run_curl(line: str, shown: Gateway, folder: Path) -> None:
     command = shlex.split(line.replace("http://127.0.0.1:8000", shown.url).replace("\\\n", ""))
-    subprocess.run([*command, "--silent", "--fail"], cwd=tmp_path, check=True, timeout=30)
+    subprocess.run([*command, "--silent", "--fail"], cwd=folder, check=True, timeout=30)
+
+
+def test_the_readmes_curl_line_brings_speech(shown: Gateway, tmp_path: Path) -> None:
+    line, _ = (example for example in examples("sh") if example.startswith("curl "))
+    run_curl(line, shown, tmp_path)
     with wave.open(str(tmp_path / "hello.wav")) as hello:
         assert hello.getnframes() / hello.getframerate() > 0.5
+
+
+def test_the_readmes_curl_lines_add_and_remove_a_voice(shown: Gateway, tmp_path: Path) -> None:
+    _, line = (example for example in examples("sh") if example.startswith("curl "))
+    write_mp3(tmp_path / "recording.m4a", tone(220, 3))
+    run_curl(line, shown, tmp_path)
+    assert shown.client.get("/v1/audio/voices/alice").status_code == 200
+    (removal,) = re.findall(r"`(curl -X DELETE .+?)`", README)
+    run_curl(removal, shown, tmp_path)
+    assert shown.client.get("/v1/audio/voices/alice").status_code == 404
 
 
 def test_the_readmes_sdk_example_brings_speech(shown: Gateway, tmp_path: Path) -> None:

@@ -34,7 +34,13 @@ from tts_service.backends.base import (
     Segment,
 )
 from tts_service.backends.gradio import MOST_OVERDUE, GradioBackend
-from tts_service.errors import BackendError, BackendMisfit, BackendTimeout, PromptMissing
+from tts_service.errors import (
+    BackendError,
+    BackendMisfit,
+    BackendTimeout,
+    PromptMissing,
+    RecordingReplaced,
+)
 from tts_service.voices import Voice
 
 TEXT = '他说：“100% of <b>it</b> & 😀”\n{"a": 1}\\n'
@@ -496,6 +502,23 @@ def test_a_recording_that_cannot_be_used_is_told_and_nothing_is_called(
     with pytest.raises(PromptMissing, match="'voice'"):
         speak(open_backend(backend.url), Voice("voice", recording, "0" * 64))
     assert backend.calls == []
+
+
+def test_a_recording_that_was_replaced_is_not_taken_for_the_one_before(
+    backend: GradioApp, open_backend: OpenBackend, tmp_path: Path
+) -> None:
+    recording = tmp_path / "voice.wav"
+    write_wav(recording, tone(220, 2))
+    before = voice_of(recording)
+    write_wav(recording, tone(330, 2))
+    opened = open_backend(backend.url)
+    with pytest.raises(RecordingReplaced, match="'voice'"):
+        speak(opened, before)
+    assert backend.calls == []
+    speak(opened, voice_of(recording))
+    write_wav(recording, tone(220, 2))
+    speak(opened, before)
+    assert len({call["arguments"]["prompt"]["sha256"] for call in backend.calls}) == 2
 
 
 def test_an_upload_that_the_server_lost_is_made_again_unseen(

@@ -16,7 +16,7 @@ from openapi_spec_validator import validate
 from playwright.sync_api import Page, Request, sync_playwright
 from servers import Gateway, GradioApp, require_program, start_all
 from servers.machine import Server
-from servers.sound import write_prompts
+from servers.sound import tone, write_prompts, write_wav
 
 from config import read_config
 from tts_service import create_app
@@ -268,6 +268,27 @@ def test_a_stream_of_events_is_put_together_and_plays(docs: Page) -> None:
     docs.wait_for_selector("#createSpeech audio")
     assert "speech.audio.done" in docs.locator("#createSpeech pre").inner_text()
     docs.wait_for_function("document.querySelector('audio').duration > 0.3")
+
+
+def test_a_voice_is_added_from_a_file(docs: Page, served: Gateway, tmp_path: Path) -> None:
+    write_wav(tmp_path / "recording.wav", tone(220, 3))
+    docs.locator("#key").fill("sk-right")
+    docs.locator("#createVoice > summary").click()
+    docs.locator("#createVoice-name").fill("朗读者")
+    docs.locator("#createVoice-audio_sample").set_input_files(tmp_path / "recording.wav")
+    docs.locator("#createVoice button").click()
+    docs.wait_for_selector("#createVoice .status")
+    assert docs.locator("#createVoice .status").inner_text().startswith("201")
+    docs.locator("#hearVoice > summary").click()
+    docs.locator("#hearVoice-voice").fill("朗读者")
+    docs.locator("#hearVoice button").click()
+    docs.wait_for_selector("#hearVoice audio")
+    docs.wait_for_function("document.querySelector('#hearVoice audio').duration === 3")
+    docs.locator("#deleteVoice > summary").click()
+    docs.locator("#deleteVoice-voice").fill("朗读者")
+    docs.locator("#deleteVoice button").click()
+    docs.wait_for_selector("#deleteVoice .status")
+    assert served.client.get("/v1/audio/voices/朗读者").status_code == 404
 
 
 def test_a_failure_is_shown_with_its_message(docs: Page) -> None:

@@ -13,6 +13,7 @@ from tts_service.blueprints.metrics import metrics
 from tts_service.blueprints.models import models
 from tts_service.blueprints.openapi import openapi
 from tts_service.blueprints.speech import speech
+from tts_service.blueprints.voices import voices
 from tts_service.cache import BoundedCache, SpeechCache
 from tts_service.claims import Claims
 from tts_service.dispatcher import Dispatcher
@@ -26,6 +27,7 @@ from tts_service.self_test import SelfTest
 from tts_service.shared_cache import SharedCache
 from tts_service.synthesizer import Synthesizer
 from tts_service.tiers import Tiers
+from tts_service.uploads import Uploads
 from tts_service.voices import VoiceCatalogue
 
 __all__ = ["create_app"]
@@ -43,7 +45,7 @@ def create_app(config: object) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.extensions["tts_service"] = services = _build(app)
-    for blueprint in (errors, health, metrics, models, openapi, speech):
+    for blueprint in (errors, health, metrics, models, openapi, speech, voices):
         app.register_blueprint(blueprint)
     _allow_origins(app)
     app.wsgi_app = Front(app.wsgi_app, metrics=services.metrics)  # type: ignore[method-assign] # Flask's way to wrap it
@@ -64,11 +66,12 @@ def _allow_origins(app: Flask) -> None:
 
 def _build(app: Flask) -> Services:
     settings = app.config
-    voices = VoiceCatalogue(
+    catalogue = VoiceCatalogue(
         settings["PROMPTS_DIR"],
         settings["MODEL_PROMPT_MAP"],
         settings["DEFAULT_PROMPT_AUDIO_PATH"],
     )
+    uploads = Uploads(catalogue, settings["PROMPTS_DIR"], max_bytes=settings["MAX_VOICE_BYTES"])
     counts = Metrics()
     dispatcher = _dispatcher(app, counts)
     bounded = _bounded_cache(app)
@@ -78,7 +81,7 @@ def _build(app: Flask) -> Services:
     if shared is not None:
         memory = Tiers(bounded, shared, is_sound=lambda v: unpack(v, verify=True) is not None)
     synthesizer = Synthesizer(
-        voices=voices,
+        voices=catalogue,
         dispatcher=dispatcher,
         cache=memory,
         claims=Claims(shared),
@@ -103,7 +106,18 @@ def _build(app: Flask) -> Services:
         max_input_chars=settings["MAX_INPUT_CHARS"],
         allows_origins=bool(settings["CORS_ORIGINS"]),
     )
-    return Services(voices, bounded, shared, dispatcher, synthesizer, self_test, counts, keys, hits)
+    return Services(
+        voices=catalogue,
+        uploads=uploads,
+        cache=bounded,
+        shared_cache=shared,
+        dispatcher=dispatcher,
+        synthesizer=synthesizer,
+        self_test=self_test,
+        metrics=counts,
+        keys=keys,
+        hits=hits,
+    )
 
 
 def _dispatcher(app: Flask, metrics: Metrics) -> Dispatcher:

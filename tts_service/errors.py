@@ -5,14 +5,26 @@ SpeechError                      500 server_error
 │   ├── VoiceNotFound            400 voice_not_found
 │   ├── InvalidApiKey            401 invalid_api_key
 │   ├── NotFound                 404
-│   │   └── ModelNotFound        404 model_not_found
-│   ├── RequestTooSlow           408
-│   ├── UnsupportedMediaType     415
-│   └── VoiceExists              409 voice_exists
+│   │   ├── ModelNotFound        404 model_not_found
+│   │   └── NoSuchVoice          404 voice_not_found
+│   ├── RecordingRefused         400
+│   │   ├── NotAudio             400 recording_not_audio
+│   │   ├── TooShort             400 recording_too_short
+│   │   ├── TooLong              400 recording_too_long
+│   │   ├── Silent               400 recording_silent
+│   │   ├── Clipped              400 recording_clipped
+│   │   └── TooLarge             413 recording_too_large
+│   ├── TooSlow                  408
+│   ├── VoiceExists              409 voice_exists
+│   ├── VoiceStays               409 voice_not_removable
+│   ├── TooManyVoices            409 too_many_voices
+│   └── UnsupportedMediaType     415
 ├── PromptMissing                500: the default voice's recording is not there
+├── CannotStore                  500: the folder of recordings cannot be changed
 └── CannotSpeak
     ├── BackendError             502 backend_error: refused or failed, all tries used
     │   └── BackendMisfit        502: its API has no function that we could call
+    ├── RecordingReplaced        503: while the request was waiting
     ├── NoBackend                503 no_backend: none answers
     ├── Overloaded               503 overloaded: the queue is full
     └── BackendTimeout           504 backend_timeout
@@ -68,7 +80,7 @@ class SpeechError(Exception):
         if self.retry_after is not None:
             # SDKs give up, or sleep for ever, on more than a minute; 0 would make them hammer.
             headers["Retry-After"] = str(round(min(30, max(1, self.retry_after))))
-        if self.status >= 500 and not self.worth_retrying:
+        if not self.worth_retrying:
             headers["x-should-retry"] = "false"
         return headers
 
@@ -101,23 +113,79 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
-class RequestTooSlow(InvalidRequest):
-    """The request did not arrive within the time for it."""
+class NoSuchVoice(NotFound):
+    """There is no voice to be told of, heard or removed; to speak with none is VoiceNotFound."""
+
+    code = "voice_not_found"
+
+
+class RecordingRefused(InvalidRequest):
+    """An uploaded recording would not do as a voice's."""
+
+
+class NotAudio(RecordingRefused):
+    code = "recording_not_audio"
+
+
+class TooShort(RecordingRefused):
+    code = "recording_too_short"
+
+
+class TooLong(RecordingRefused):
+    code = "recording_too_long"
+
+
+class Silent(RecordingRefused):
+    code = "recording_silent"
+
+
+class Clipped(RecordingRefused):
+    code = "recording_clipped"
+
+
+class TooLarge(RecordingRefused):
+    status = 413
+    code = "recording_too_large"
+
+
+class TooSlow(InvalidRequest):
+    """The client took too long to send its request."""
 
     status = 408
+
+
+class VoiceExists(InvalidRequest):
+    status = 409
+    code = "voice_exists"
+    worth_retrying = False  # the SDKs would, after a 409
+
+
+class VoiceStays(InvalidRequest):
+    """The voice is one that cannot be removed."""
+
+    status = 409
+    code = "voice_not_removable"
+    worth_retrying = False
+
+
+class TooManyVoices(InvalidRequest):
+    status = 409
+    code = "too_many_voices"
+    worth_retrying = False
 
 
 class UnsupportedMediaType(InvalidRequest):
     status = 415
 
 
-class VoiceExists(InvalidRequest):
-    status = 409
-    code = "voice_exists"
-
-
 class PromptMissing(SpeechError):
     """The default recording is missing: only the operator can mend that."""
+
+    worth_retrying = False
+
+
+class CannotStore(SpeechError):
+    """The folder of recordings cannot be written to: only the operator can mend that."""
 
     worth_retrying = False
 
@@ -137,6 +205,12 @@ class BackendMisfit(BackendError):
     """The backend's API description offers no function that this service could call."""
 
     worth_retrying = False
+
+
+class RecordingReplaced(CannotSpeak):
+    """The recording is not the one any more that the request was planned with."""
+
+    status = 503
 
 
 class NoBackend(CannotSpeak):

@@ -13,6 +13,7 @@ from tts_service.metrics import Metrics
 from tts_service.self_test import SelfTest
 from tts_service.shared_cache import SharedCache
 from tts_service.synthesizer import Synthesizer
+from tts_service.uploads import Uploads
 from tts_service.voices import VoiceCatalogue
 
 cache = Cache()
@@ -23,6 +24,7 @@ class Services:
     """The components of one application."""
 
     voices: VoiceCatalogue
+    uploads: Uploads
     cache: BoundedCache
     shared_cache: SharedCache | None
     dispatcher: Dispatcher

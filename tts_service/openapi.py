@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from tts_service.audio import FORMATS
+from tts_service.audio import FORMATS, MEDIA_TYPES
 from tts_service.speech_request import SpeechRequest
-from tts_service.voices import STOCK_VOICES
+from tts_service.uploads import LONGEST, SHORTEST
+from tts_service.voices import LONGEST_NAME, STOCK_VOICES
 
 Json = dict[str, Any]
 
 SPEECH = "/v1/audio/speech"
+VOICES = "/v1/audio/voices"
 _ABOUT = """\
 OpenAI's speech API in front of a voice that is cloned from a recording.
 
@@ -56,11 +58,13 @@ def document(terms: Terms) -> Json:
         "info": {"title": "Speech gateway", "version": "1.0", "description": _ABOUT},
         "tags": [
             {"name": "Speech", "description": "Text in, sound out."},
+            {"name": "Voices", "description": "Who can speak; to listen to them needs no key."},
             {"name": "Menus", "description": "What clients fill their menus from; no key needed."},
             {"name": "Operation", "description": "For whoever runs the service; no key needed."},
         ],
         "paths": {
             SPEECH: {"post": _create_speech(terms), "get": _link_speech(terms)},
+            **_voices(terms),
             **_menus(),
             **_operation_of_the_service(),
         },
@@ -207,26 +211,119 @@ def _create_speech(terms: Terms) -> Json:
 
 
 def _link_speech(terms: Terms) -> Json:
-    standard = {
-        "Range": "Bytes of the answer, to seek in it: `bytes=0-1023`.",
-        "If-None-Match": "The `ETag` of an answer that the client has already.",
-    }
-    headers = [
-        {"name": name, "in": "header", "description": about, "schema": {"type": "string"}}
-        for name, about in standard.items()
-    ]
     return {
         "operationId": "linkSpeech",
         "tags": ["Speech"],
         "summary": "Speak a text, as a link",
         "description": "The same request as a link, for players: always a whole answer.",
         **_security(terms),
-        "parameters": [*_query(terms), *headers],
+        "parameters": [*_query(terms), *_conditions()],
         "responses": {
             "200": _spoken("The sound.", _sound(), "Accept-Ranges"),
             "206": _spoken("The part that was asked for.", _sound(), "Content-Range"),
             "304": {"description": "The client has it already.", "headers": _headers("ETag")},
             **_failures(400, *_refusals(terms), 416, 500, 502, 503, 504),
+        },
+    }
+
+
+def _conditions() -> list[Json]:
+    """The request headers that a whole answer understands."""
+    standard = {
+        "Range": "Bytes of the answer, to seek in it: `bytes=0-1023`.",
+        "If-None-Match": "The `ETag` of an answer that the client has already.",
+    }
+    return [
+        {"name": name, "in": "header", "description": about, "schema": {"type": "string"}}
+        for name, about in standard.items()
+    ]
+
+
+def _voices(terms: Terms) -> Json:
+    voice = {
+        "name": "voice",
+        "in": "path",
+        "required": True,
+        "description": "A voice's id, which is its name.",
+        "schema": {"type": "string", "minLength": 1, "examples": ["default"]},
+    }
+    return {
+        VOICES: {
+            **_get("listVoices", "Voices", "All voices", _json("Voices")),
+            "post": _create_voice(terms),
+        },
+        f"{VOICES}/{{voice}}": {
+            "parameters": [voice],
+            **_get("retrieveVoice", "Voices", "One voice", _json("Voice"), 404),
+            "delete": _delete_voice(terms),
+        },
+        f"{VOICES}/{{voice}}/sample": {"parameters": [voice], "get": _hear_voice()},
+    }
+
+
+def _create_voice(terms: Terms) -> Json:
+    form = {
+        "type": "object",
+        "properties": {
+            "name": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": LONGEST_NAME,
+                "description": "What the voice shall be called: letters of any script, digits, "
+                "`-`, `_` and `.`, which does not come first.",
+            },
+            "audio_sample": {
+                "type": "string",
+                "format": "binary",
+                "description": f"A recording of {SHORTEST:.0f} to {LONGEST:.0f} s in any common "
+                "format, of at most `MAX_VOICE_BYTES`.",
+            },
+        },
+        "required": ["name", "audio_sample"],
+    }
+    added = {"description": "The voice.", "headers": _headers(), "content": _json("Voice")}
+    return {
+        "operationId": "createVoice",
+        "tags": ["Voices"],
+        "summary": "Add a voice",
+        "description": "The recording is heard first: the `code` of a 400 says what is wrong with "
+        "it. Fields that OpenAI has besides, such as `consent`, are ignored.",
+        **_security(terms),
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": {
+            "201": added,
+            **_failures(400, *_refusals(terms), 408, 409, 413, 415, 500, 503),
+        },
+    }
+
+
+def _delete_voice(terms: Terms) -> Json:
+    removed = {"description": "It is gone.", "headers": _headers(), "content": _json("Removal")}
+    return {
+        "operationId": "deleteVoice",
+        "tags": ["Voices"],
+        "summary": "Remove a voice",
+        "description": "With every file of its name. The default voice stays, and so do those of "
+        "`MODEL_PROMPT_MAP`: 409.",
+        **_security(terms),
+        "responses": {"200": removed, **_failures(*_refusals(terms), 404, 409, 500)},
+    }
+
+
+def _hear_voice() -> Json:
+    told = _headers("ETag", "Cache-Control")
+    part = _headers("ETag", "Cache-Control", "Content-Range")
+    kinds: Json = {kind: {} for kind in MEDIA_TYPES}
+    return {
+        "operationId": "hearVoice",
+        "tags": ["Voices"],
+        "summary": "A voice's recording",
+        "parameters": _conditions(),
+        "responses": {
+            "200": {"description": "The recording.", "headers": told, "content": kinds},
+            "206": {"description": "Part of it.", "headers": part, "content": kinds},
+            "304": {"description": "The client has it already.", "headers": _headers("ETag")},
+            **_failures(404, 416),
         },
     }
 
@@ -246,7 +343,6 @@ def _menus() -> Json:
         "/v1/audio/models": _get(
             "listSpeechModels", "Menus", "All models, for Open WebUI", _json("SpeechModels")
         ),
-        "/v1/audio/voices": _get("listVoices", "Menus", "All voices", _json("Voices")),
     }
 
 
@@ -295,13 +391,17 @@ def _refusals(terms: Terms) -> list[int]:
 _FAILURES: Mapping[int, tuple[str, tuple[str, ...]]] = {
     400: ("Not JSON, or a field's type or value is wrong: `param` names it.", ()),
     401: ("The key is missing or wrong: `invalid_api_key`.", ("WWW-Authenticate",)),
-    404: ("Unknown: `model_not_found`.", ()),
-    408: ("The request took too long to arrive.", ()),
+    404: ("Unknown: `model_not_found`, `voice_not_found`.", ()),
+    408: ("The body took too long to arrive.", ()),
+    409: ("`voice_exists`, `voice_not_removable`, `too_many_voices`.", ("x-should-retry",)),
     413: ("The body is too large.", ()),
-    415: ("The body is no JSON.", ()),
+    415: ("The body is of another type.", ()),
     416: ("The answer has no such bytes.", ("Content-Range",)),
     429: ("Too many requests: `rate_limit_exceeded`.", ("Retry-After",)),
-    500: ("The default recording is missing, or the service is at fault.", ("x-should-retry",)),
+    500: (
+        "A recording is missing or cannot be stored, or the service is at fault.",
+        ("x-should-retry",),
+    ),
     502: ("The backends refused or failed: `backend_error`.", ("x-should-retry",)),
     503: ("No backend answers, or too many wait: `no_backend`, `overloaded`.", ("Retry-After",)),
     504: ("The backend took too long: `backend_timeout`.", ()),
@@ -427,7 +527,19 @@ _SCHEMAS: Mapping[str, Json] = {
         object=_one_of("list"), data=_list_of({"$ref": "#/components/schemas/Model"})
     ),
     "SpeechModels": _object(models=_list_of(_object(id=_TEXT))),
-    "Voices": _object(voices=_list_of(_object(id=_TEXT, name=_TEXT))),
+    "Voice": _object(
+        id=_TEXT,
+        name=_TEXT,
+        object=_one_of("audio.voice"),
+        type=_one_of("audio_sample"),
+        created_at={**_COUNT, "description": "Unix seconds: the recording's time."},
+        duration={"type": "number", "minimum": 0, "description": "Seconds."},
+        removable={"type": "boolean", "description": "False for voices that the settings name."},
+    ),
+    "Voices": _object(voices=_list_of({"$ref": "#/components/schemas/Voice"})),
+    "Removal": _object(
+        id=_TEXT, object=_one_of("audio.voice.deleted"), deleted={"type": "boolean"}
+    ),
     "Status": _object(status=_one_of("live", "ready")),
     "Health": _object(
         status=_one_of("ok", "degraded"),

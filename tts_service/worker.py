@@ -27,7 +27,7 @@ from gunicorn.http.errors import LimitRequestHeaders, ParseException
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from tts_service.errors import InvalidRequest, Overloaded, RequestTooSlow, SpeechError
+from tts_service.errors import InvalidRequest, Overloaded, SpeechError, TooSlow
 from tts_service.extensions import Services
 from tts_service.hits import Head, Hit, Hits
 
@@ -130,7 +130,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         for conn in list(self.keepalived_conns):
             if force or conn.timeout <= now:
                 if isinstance(conn, Connection) and conn.received:
-                    _tell(conn.sock, 408, RequestTooSlow("The request did not arrive in time."))
+                    _tell(conn.sock, 408, TooSlow("The request did not arrive in time."))
                 self._drop(conn)
 
     def _make_room(self) -> None:
@@ -346,7 +346,7 @@ class _PatientUnreader(SocketUnreader):  # type: ignore[misc]
         self._may_wait = may_wait
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """Raises RequestTooSlow, Overloaded."""
+        """Raises TooSlow, Overloaded."""
         if self.sock.gettimeout() is None:  # else gunicorn drops the rest of a body, by its own end
             self._wait()
         data: bytes = super().chunk(size_hint)
@@ -364,7 +364,7 @@ class _PatientUnreader(SocketUnreader):  # type: ignore[misc]
         try:
             left = self._until - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
-                raise RequestTooSlow("The request did not arrive in time.")
+                raise TooSlow("The request did not arrive in time.")
         finally:
             self._may_wait.release()
 

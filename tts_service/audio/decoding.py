@@ -16,10 +16,26 @@ from .sound import BYTES_PER_FRAME, Audio
 #: dash, concat, …) would have it open files and addresses of the sender's choice.
 _CONTAINERS = "wav,w64,mp3,flac,ogg,mov,aac,matroska,aiff,au,caf,amr"
 
+#: How a file begins, by what it is.
+_MAGIC = {
+    b"fLaC": "audio/flac",
+    b"OggS": "audio/ogg",
+    b"ID3": "audio/mpeg",
+    b"\x1a\x45\xdf\xa3": "audio/webm",
+    b"FORM": "audio/aiff",
+}
+_UNKNOWN_TYPE = "application/octet-stream"
+
+#: All that `media_type` tells.
+MEDIA_TYPES = tuple(
+    dict.fromkeys([*_MAGIC.values(), "audio/wav", "audio/mp4", "audio/aac", _UNKNOWN_TYPE])
+)
+
 #: Containers that state the length of their sound; the others leave FFmpeg to guess it.
 _STATE_THEIR_LENGTH = {"aiff", "au", "caf", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "w64"}
 
 #: Beyond these a rate in Hz is a damaged header, and a pause at that rate might fill the memory.
+#: Each frame has a rate of its own: one at 1 Hz would be hours at that of the first.
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 384_000
 
 #: A few kilobytes can hold hours of silence. So much mono sound is taken at most: 11 minutes at
@@ -43,29 +59,63 @@ class UndecodableAudio(ValueError):
     """These bytes are no usable recording; the message says why."""
 
 
-def decode(data: bytes, *, longest: float | None = None) -> Audio:
+def decode(data: bytes, *, longest: float | None = None, is_strict: bool = False) -> Audio:
     """Any recording as mono 16-bit Audio at its own rate; at most its first `longest` seconds.
 
     A mono 16-bit WAV keeps its samples bit for bit. Nothing beyond `longest` is decoded, and
     nothing but `data` is ever opened. Raises UndecodableAudio: empty, cut short, damaged,
-    a playlist, no sound in it, far too much of it, or no recording at all.
+    a playlist, no sound in it, far too much of it, or no recording at all. With `longest`,
+    compressed sound that was cut short is refused only if that `is_strict`: some of it is enough
+    for most purposes.
     """
     if not data:
         raise UndecodableAudio("the recording is empty")
     if data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"#EXTM3U"):
         raise UndecodableAudio("this is an HLS playlist, not a recording")
-    wave = _Wave.read(data) if data[:4] == b"RIFF" and data[8:12] == b"WAVE" else None
+    wave = _Wave.read(data) if _is_wave(data) else None
     if wave and wave.is_plain:
         audio = Audio(wave.rate, wave.samples(longest))
     else:
-        audio = _decode_container(wave.bare() if wave else data, longest)
+        bare = wave.bare() if wave else data
+        audio = _decode_container(bare, longest, is_strict or longest is None)
     if not audio.pcm:
         raise UndecodableAudio("the recording holds no samples")
-    _check_rate(audio.rate)
+    _require_rate(audio.rate)
     return audio
 
 
-def _check_rate(rate: int) -> None:
+def seconds_of(data: bytes) -> float:
+    """How long a recording lasts by its own account, without decoding it; exact for a WAV.
+
+    Raises UndecodableAudio for what is no recording at all.
+    """
+    wave = _Wave.read(data) if _is_wave(data) else None
+    if wave and wave.is_plain:
+        return len(wave.data) / BYTES_PER_FRAME / max(1, wave.rate)
+    with _open(wave.bare() if wave else data) as container:
+        return max(0.0, (container.duration or 0) / av.time_base)
+
+
+def media_type(data: bytes) -> str:
+    """The media type of a recording, by how its bytes begin."""
+    if _is_wave(data):
+        return "audio/wav"
+    if data[4:8] == b"ftyp":
+        return "audio/mp4"
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            return kind
+    # MPEG's sync word is 11 bits; the two that follow the version tell ADTS (layer 0) from MP3.
+    if len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0:
+        return "audio/mpeg" if data[1] & 0x06 else "audio/aac"
+    return _UNKNOWN_TYPE
+
+
+def _is_wave(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WAVE"
+
+
+def _require_rate(rate: int) -> None:
     if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
         raise UndecodableAudio(f"{rate} Hz is no sampling rate of a recording")
 
@@ -144,9 +194,9 @@ def _is_streamed(size: int, data: bytes) -> bool:
     return size >= _PLACEHOLDER_SIZE or (size == 0 and riff_size + 8 != len(data))
 
 
-def _decode_container(data: bytes, longest: float | None) -> Audio:
+def _open(data: bytes) -> InputContainer:
     try:
-        container = av.open(
+        return av.open(
             io.BytesIO(data),
             mode="r",
             metadata_errors="ignore",
@@ -154,31 +204,35 @@ def _decode_container(data: bytes, longest: float | None) -> Audio:
         )
     except av.FFmpegError as error:
         raise UndecodableAudio("this is not audio in any container that FFmpeg knows") from error
-    with container:
+
+
+def _decode_container(data: bytes, longest: float | None, is_strict: bool) -> Audio:
+    with _open(data) as container:
         try:
-            return _decode_stream(container, longest)
+            return _decode_stream(container, longest, is_strict)
         except av.FFmpegError as error:
             raise UndecodableAudio("the recording is truncated or damaged") from error
 
 
-def _decode_stream(container: InputContainer, longest: float | None) -> Audio:
+def _decode_stream(container: InputContainer, longest: float | None, is_strict: bool) -> Audio:
     if not container.streams.audio:
         raise UndecodableAudio("there is no audio stream in this file")
     stream = container.streams.audio[0]
     if stream.codec_context is None:  # PyAV's stubs do not tell
         raise UndecodableAudio("FFmpeg knows no decoder for this recording")
     rate = stream.codec_context.sample_rate
-    _check_rate(rate)  # before anything is brought to it
+    _require_rate(rate)  # before anything is brought to it
     frames = _mono(container.decode(stream), rate)
-    if longest is not None:
-        pcm = _at_most(frames, math.ceil(longest * rate) * BYTES_PER_FRAME)
-        return Audio(rate, pcm)
-    audio = Audio(rate, _at_most(frames, _LARGEST_SOUND))
-    if len(audio.pcm) == _LARGEST_SOUND:
-        raise UndecodableAudio(_FAR_TOO_LONG)
-    if container.format.name in _STATE_THEIR_LENGTH and stream.duration and stream.time_base:
+    if longest is None:
+        audio = Audio(rate, _at_most(frames, _LARGEST_SOUND))
+        if len(audio.pcm) == _LARGEST_SOUND:
+            raise UndecodableAudio(_FAR_TOO_LONG)
+    else:
+        audio = Audio(rate, _at_most(frames, math.ceil(longest * rate) * BYTES_PER_FRAME))
+    states_length = is_strict and container.format.name in _STATE_THEIR_LENGTH
+    if states_length and stream.duration and stream.time_base:
         stated = float(stream.duration * stream.time_base)
-        if audio.seconds + _TOLERANCE_SECONDS < stated:
+        if audio.seconds + _TOLERANCE_SECONDS < min(stated, longest or stated):
             raise UndecodableAudio(
                 f"the recording is truncated: {audio.seconds:.1f} of {stated:.1f} s are there"
             )
@@ -191,6 +245,7 @@ def _mono(frames: Iterator[av.AudioFrame], rate: int) -> Iterator[av.AudioFrame]
     shape: tuple[str, str, int] | None = None
     samples = 0
     for frame in frames:
+        _require_rate(frame.sample_rate)
         samples += frame.samples * frame.layout.nb_channels
         if samples > _MOST_SAMPLES:
             raise UndecodableAudio(_FAR_TOO_LONG)

@@ -48,7 +48,7 @@ class Backend(Protocol):
         """The segment, spoken, within `timeout` seconds.
 
         Raises BackendUnreachable, BackendLost, ModelChanged, BackendTimeout, BackendError,
-        BackendMisfit, PromptMissing.
+        BackendMisfit, PromptMissing, RecordingReplaced.
         """
 
     def ping(self) -> None:

@@ -13,6 +13,7 @@ about the server's last launch is thrown away when it changed.
 import concurrent.futures
 import contextlib
 import functools
+import hashlib
 import logging
 import os
 import re
@@ -35,6 +36,7 @@ from tts_service.errors import (
     BackendMisfit,
     BackendTimeout,
     PromptMissing,
+    RecordingReplaced,
     SpeechError,
 )
 from tts_service.logs import without_credentials
@@ -345,10 +347,16 @@ class Launch:
 
     def _upload(self, voice: Voice, deadline: float) -> str:
         try:
-            recording = decode(voice.recording.read_bytes(), longest=LONGEST_RECORDING)
+            content = voice.recording.read_bytes()
+            recording = decode(content, longest=LONGEST_RECORDING)
         except (OSError, UndecodableAudio) as error:
             logger.error("the recording %s cannot be used: %s", voice.recording, error)
             raise PromptMissing(f"The recording of voice {voice.name!r} cannot be used.") from None
+        if hashlib.sha256(content).hexdigest() != voice.fingerprint:
+            # Its sound would be kept as the other one's, here and in the cache.
+            raise RecordingReplaced(
+                f"The recording of voice {voice.name!r} was just replaced.", retry_after=1
+            )
         files = {"files": (f"{voice.fingerprint[:16]}.wav", wav(recording), "audio/wav")}
         timeout = _at_most(_ANSWER_SECONDS, deadline)
         response = self._http.post("upload", files=files, timeout=timeout)

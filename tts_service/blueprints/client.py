@@ -1,23 +1,35 @@
-"""The client of a request: whether it is still there, what part it wants, how it is cut off."""
+"""The client of a request: whether it is still there, how long it may go on sending, what part it
+wants, how it is cut off."""
 
 import errno
+import logging
 import os
 import re
 import select
 import socket
 import struct
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from flask import Response
 from werkzeug.exceptions import PreconditionFailed
+from werkzeug.wsgi import get_content_length
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+logger = logging.getLogger(__name__)
+
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, for 0 seconds
 _ONE_RANGE = re.compile(r"bytes=(?=-?\d)(\d{0,18})-(\d{0,18})", re.ASCII | re.IGNORECASE)
+
+#: gunicorn itself takes in so many bytes of a body that nobody read.
+_TAKEN_IN_ANYWAY = 64 * 1024
+_MOST_TAKEN_IN = 64 * 1024 * 1024  # bytes
+_LONGEST_TAKING_IN = 10.0  # seconds
+_CUT_SHORT = "tts_service.cut_short"  # in the WSGI environment: the body was not read to its end
 
 
 def client_has_left(environ: "WSGIEnvironment") -> Callable[[], bool]:
@@ -58,6 +70,62 @@ def break_off(environ: "WSGIEnvironment") -> NoReturn:
             else:
                 connection.shutdown(socket.SHUT_RDWR)
     raise BrokenPipeError(errno.EPIPE, "The answer broke off.")
+
+
+@contextmanager
+def patience(environ: "WSGIEnvironment", seconds: float) -> Iterator[Callable[[], bool]]:
+    """For reading a request's body: after `seconds` it ends, as if its client had left. Whether
+    that has happened is what the question tells.
+
+    A timeout of the socket would begin anew with every byte.
+    """
+    connection = _connection(environ)
+    is_over = threading.Event()
+
+    def end() -> None:
+        environ[_CUT_SHORT] = True
+        is_over.set()
+        if connection is not None:
+            with suppress(OSError):
+                # Not the TLS socket's own way, which would give up the session.
+                socket.socket.shutdown(connection, socket.SHUT_RD)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield is_over.is_set
+    finally:
+        timer.cancel()
+
+
+def take_in(environ: "WSGIEnvironment") -> None:
+    """Read what the client still sends of a request that is answered already: a connection that
+    ended with bytes unread would be reset, and the answer lost with it. A client that does not
+    come to an end is cut off.
+    """
+    size = get_content_length(environ) or 0
+    is_chunked = "HTTP_TRANSFER_ENCODING" in environ
+    # Where the server does not know a body's end, there is no telling how much was read.
+    if "wsgi.input_terminated" not in environ or (size <= _TAKEN_IN_ANYWAY and not is_chunked):
+        return
+    with patience(environ, _LONGEST_TAKING_IN):
+        has_ended = _read_to_its_end(environ["wsgi.input"])
+    connection = _connection(environ)
+    if connection is not None and (not has_ended or _CUT_SHORT in environ):
+        # What still comes must not be taken for the next request.
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def _read_to_its_end(body: IO[bytes]) -> bool:
+    try:
+        for _ in range(_MOST_TAKEN_IN // _TAKEN_IN_ANYWAY):
+            if not body.read(_TAKEN_IN_ANYWAY):
+                return True
+    except Exception:
+        logger.debug("a body that nobody waits for broke off", exc_info=True)
+    return False
 
 
 def as_asked(response: Response, environ: "WSGIEnvironment") -> Response:

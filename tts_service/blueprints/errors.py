@@ -1,10 +1,12 @@
 """Every error, whatever its cause and path, as OpenAI's error object."""
 
 import logging
+from functools import partial
 
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from tts_service.blueprints.client import take_in
 from tts_service.errors import SpeechError
 from tts_service.front import ASKED_PATH
 
@@ -38,6 +40,14 @@ def tell_crash(error: Exception) -> Response:
     """A fault of ours: logged in full, told without detail."""
     logger.exception("%s %r crashed", request.method, request.path, exc_info=error)
     return tell(SpeechError("Internal error. The request id tells the operator where to look."))
+
+
+@errors.after_app_request
+def let_be_heard(response: Response) -> Response:
+    """Many errors are answered while their request is still being sent."""
+    if response.status_code >= 400:
+        response.call_on_close(partial(take_in, request.environ))
+    return response
 
 
 def _body(message: str, status: int) -> dict[str, dict[str, str | None]]:

@@ -1,4 +1,4 @@
-"""The lists that clients fill their menus from: models and voices, in every shape they ask for."""
+"""The lists of models that clients fill their menus from, in every shape they ask for."""
 
 from typing import Any
 
@@ -31,12 +31,6 @@ def get_model(name: str) -> dict[str, Any]:
 def list_audio_models() -> dict[str, Any]:
     """Open WebUI's list of models."""
     return {"models": [{"id": name} for name in _names()]}
-
-
-@models.get("/audio/voices")
-def list_voices() -> dict[str, Any]:
-    """Open WebUI's list of voices."""
-    return {"voices": [{"id": name, "name": name} for name in services().voices.names()]}
 
 
 def _names() -> list[str]:

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, current_app, request
 from tts_service.backends.base import ModelChanged
 from tts_service.blueprints.auth import require_key
 from tts_service.blueprints.client import as_asked, break_off, client_has_left
-from tts_service.errors import InvalidRequest, SpeechError, UnsupportedMediaType
+from tts_service.errors import InvalidRequest, RecordingReplaced, SpeechError, UnsupportedMediaType
 from tts_service.extensions import services
 from tts_service.front import CACHE_CONTROL, NOTES
 from tts_service.records import Record
@@ -62,7 +62,9 @@ def _answer(asked: SpeechRequest) -> Response:
     late = _late(services().synthesizer.clock())
     try:
         return _speak(asked, late)
-    except ModelChanged:  # a backend was restarted with another model; by now that is known
+    except (ModelChanged, RecordingReplaced):
+        # A backend was restarted with another model, or a voice was given another recording while
+        # this was waiting; by now that is known.
         return _speak(asked, late)
 
 

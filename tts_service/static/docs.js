@@ -1,6 +1,7 @@
 // Shows the service's own OpenAPI document, and sends the requests it describes.
 
 const KEY = "api-key"; // in sessionStorage: the tab forgets it
+const FORM = "multipart/form-data";
 const LONG_TEXT = 1000; // characters: from here on a text gets a field of several lines
 
 const documentUrl = new URL(document.body.dataset.document, location);
@@ -115,7 +116,8 @@ function form(operation) {
 function fieldsOf(operation) {
   const parameters = operation.parameters.map(({ name, in: place, required, description, schema }) =>
     field(operation, { name, place, required, description, schema: proper(schema) }));
-  const schema = proper(operation.requestBody?.content["application/json"]?.schema);
+  const { "application/json": json, [FORM]: form } = operation.requestBody?.content ?? {};
+  const schema = proper((json ?? form)?.schema);
   const properties = Object.entries(schema.properties ?? {}).map(([name, property]) =>
     field(operation, {
       name,
@@ -131,7 +133,7 @@ function field(operation, told) {
   const id = `${operation.operationId}-${told.name}`;
   const attributes = { id, "aria-describedby": `${id}-hint`, required: told.required };
   const control = controlFor(told.schema, attributes);
-  control.value = told.schema.examples?.[0] ?? "";
+  if (control.type !== "file") control.value = told.schema.examples?.[0] ?? "";
   const hint = make("small", { id: `${id}-hint` }, ...prose(told.description), limits(told.schema));
   const label = make("label", { for: id }, make("code", {}, told.name), told.required ? " *" : "");
   return { ...told, control, label, cell: make("div", {}, control, hint) };
@@ -147,6 +149,7 @@ function controlFor(schema, attributes) {
     const { minimum: min, maximum: max } = schema;
     return make("input", { ...attributes, type: "number", step: "any", min, max });
   }
+  if (schema.format === "binary") return make("input", { ...attributes, type: "file" });
   const maxlength = schema.maxLength;
   if (maxlength >= LONG_TEXT) return make("textarea", { ...attributes, maxlength, rows: 2 });
   return make("input", { ...attributes, maxlength });
@@ -184,6 +187,11 @@ function requestOf(operation, fields) {
   const headers = new Headers(at("header").map(({ name, control }) => [name, control.value]));
   if (keyField.value && operation.security) headers.set("Authorization", `Bearer ${keyField.value}`);
   if (!operation.requestBody) return [url, { method: operation.method, headers }];
+  if (operation.requestBody.content[FORM]) {
+    const form = new FormData(); // the browser names its type, and with it the boundary
+    for (const { name, control } of at("body")) form.set(name, control.files?.[0] ?? control.value);
+    return [url, { method: operation.method, headers, body: form }];
+  }
   headers.set("Content-Type", "application/json");
   const body = JSON.stringify(Object.fromEntries(at("body").map((field) => [field.name, typed(field)])));
   return [url, { method: operation.method, headers, body }];
