@@ -105,12 +105,12 @@ class Look:
 
 
 MEASURES = (
-    Measure("memory", "MB", lambda look: look.megabytes, 0.10, 10),
+    Measure("memory", "MB", lambda look: look.megabytes, 0.10, 20),
     Measure("files", "", lambda look: look.files, 0, 4),
     Measure("sockets", "", lambda look: look.sockets, 0, 12),
     Measure("threads", "", lambda look: look.threads, 0, 16),
     Measure("temp entries", "", lambda look: look.temp_entries, 0, 0),
-    Measure("keys in Redis", "", lambda look: look.redis_keys, 0.5, 100),
+    Measure("keys in Redis", "", lambda look: look.redis_keys, 0.5, 200),
 )
 
 

@@ -49,7 +49,7 @@ def look(number: int, megabytes: float = 100, threads: int = 40) -> Look:
     [
         ([look(n) for n in range(12)], []),
         ([look(n, megabytes=60 if n < 2 else 100) for n in range(12)], []),  # the warm-up
-        ([look(n, megabytes=100 + 5 * n) for n in range(12)], ["memory has grown"]),
+        ([look(n, megabytes=100 + 8 * n) for n in range(12)], ["memory has grown"]),
         ([look(n, threads=40 + 4 * n) for n in range(12)], ["threads has grown"]),
     ],
 )
