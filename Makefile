@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check format requirements screenshots clean
+.PHONY: run test check audit format requirements screenshots clean
 
 run: $(INSTALLED)  ## Serve: on GRADIO_URL if it is set, else on the embedded demo backend.
 	@exec $(BIN)/gunicorn wsgi:app
@@ -20,6 +20,9 @@ check: $(INSTALLED)  ## Style, types and the direction of imports.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+audit: $(INSTALLED)  ## Known vulnerabilities in the pinned versions; skipped where PyPI does not answer.
+	@$(BIN)/python scripts/audit.py
 
 format: $(INSTALLED)  ## Bring the code into its form.
 	@$(BIN)/ruff check --fix .

@@ -204,6 +204,8 @@ class Config(BaseSettings):
     """Web pages that may call the service: their origins, or `*`."""
     MAX_BODY_BYTES: Count = 1024 * 1024
     """The largest request body."""
+    CLIENT_TIMEOUT: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60
+    """Seconds for a request to arrive, and for which a client may take nothing of its answer."""
     MAX_VOICE_BYTES: Count = 10 * 1024 * 1024
     """The largest recording that is uploaded as a voice."""
 

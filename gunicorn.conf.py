@@ -1,6 +1,7 @@
 """gunicorn's settings; it reads this file from its working directory by itself."""
 
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -34,7 +35,8 @@ workers = _config.WEB_CONCURRENCY
 # gthread keeps connections alive; a request that waits holds one thread.
 worker_class = "tts_service.worker.SpeechWorker" if _config.FAST_HITS else "gthread"
 threads = _config.THREADS
-worker_connections = 1000 + threads
+# Files are needed for more than clients: a worker without any left could not even let one go.
+worker_connections = threads + min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 limit_request_line = 0 if _config.FAST_HITS else 8190  # SpeechWorker has a bound of its own
 keepalive = 75  # longer than nginx and PaaS routers keep theirs, so that they close first
 timeout = 60

@@ -59,10 +59,13 @@ class Question:
 
 
 class Fate:
-    """What befalls the replicas, one blow at a time."""
+    """What befalls the replicas, one blow at a time; `least` of them stay healthy."""
 
-    def __init__(self, replicas: Sequence[GradioApp], luck: random.Random) -> None:
+    def __init__(
+        self, replicas: Sequence[GradioApp], luck: random.Random, *, least: int = 1
+    ) -> None:
         self._luck = luck
+        self._least = least
         self._healthy = list(replicas)
         self._frozen: list[GradioApp] = []
         self._killed: list[GradioApp] = []
@@ -75,12 +78,19 @@ class Fate:
             (self._thaw, self._frozen),
             (self._start_again, self._killed),
         ]
-        if len(self._healthy) > 1:
+        if len(self._healthy) > self._least:
             blows += [(self._kill, self._healthy), (self._freeze, self._healthy)]
         possible = [(blow, victims) for blow, victims in blows if victims]
         if possible:
             blow, victims = self._luck.choice(possible)
             blow(victims.pop(self._luck.randrange(len(victims))))
+
+    def heal(self) -> None:
+        """Have all of them healthy again."""
+        while self._frozen:
+            self._thaw(self._frozen.pop())
+        while self._killed:
+            self._start_again(self._killed.pop())
 
     def _kill(self, replica: GradioApp) -> None:
         self.blows["killed"] += 1
@@ -105,13 +115,13 @@ class Fate:
 
 def run(options: Options) -> Table:
     luck = random.Random(_SEED)
-    with bench(options, stand_ins=0) as place, _started_replicas() as replicas:
+    with bench(options, stand_ins=0) as place, started_replicas(_REPLICAS) as replicas:
         urls = ",".join(replica.url for replica in replicas)
         service = place.service("this service", GRADIO_URL=urls)
         service.wait_ready()
         fate = Fate(replicas, luck)
         requests = _QUICK_REQUESTS if options.is_quick else _REQUESTS
-        with _striking(fate.strike, luck):
+        with striking(fate.strike, luck):
             load, failures = _ask_all(service.port, islice(_questions(), requests))
         if failures:
             print(service.log, file=sys.stderr)
@@ -131,21 +141,26 @@ def _row(load: Load, failures: Sequence[str], fate: Fate) -> list[str]:
 
 
 @contextmanager
-def _started_replicas() -> Iterator[Sequence[GradioApp]]:
+def started_replicas(count: int) -> Iterator[Sequence[GradioApp]]:
+    """So many Gradio apps, which are stopped at the end."""
     with ExitStack() as stack:
-        replicas = [GradioApp(synth_ms=_SYNTHESIS_MS) for _ in range(_REPLICAS)]
+        replicas = [GradioApp(synth_ms=_SYNTHESIS_MS) for _ in range(count)]
         for replica in replicas:
             stack.callback(replica.stop)
         yield start_all(replicas)
 
 
 @contextmanager
-def _striking(strike: Callable[[], None], luck: random.Random) -> Iterator[None]:
-    """Meanwhile, let blow follow upon blow."""
+def striking(
+    strike: Callable[[], None],
+    luck: random.Random,
+    peace: tuple[float, float] = (_SHORTEST_PEACE, _LONGEST_PEACE),
+) -> Iterator[None]:
+    """Meanwhile, let blow follow upon blow, with so many seconds of `peace` in between."""
     is_over = threading.Event()
 
     def go_on() -> None:
-        while not is_over.wait(luck.uniform(_SHORTEST_PEACE, _LONGEST_PEACE)):
+        while not is_over.wait(luck.uniform(*peace)):
             strike()
 
     with ThreadPoolExecutor(1) as pool:

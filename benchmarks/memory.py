@@ -132,8 +132,8 @@ class Worker:
 class Client:
     """Asks on one kept connection, until it leaves; then on another."""
 
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    def __init__(self, port: int, *, timeout: float = 60) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
         self.close = self._connection.close
 
     def ask(self, question: Question) -> str:
@@ -174,7 +174,7 @@ def run(options: Options) -> Table:
         )
         server.wait_ready()
         place.stand_in.take(_CONNECT_MS)
-        _use_every_thread(server)
+        use_every_thread(server)
         place.stand_in.take(0)
         worker = Worker(server)
         questions = _questions(random.Random(_SEED))
@@ -191,10 +191,10 @@ def run(options: Options) -> Table:
     return Table(f"Memory: {requests:,} requests", _HEADER, rows, [*_notes(requests, outcomes)])
 
 
-def _use_every_thread(server: Server) -> None:
+def use_every_thread(server: Server, threads: int = _THREADS) -> None:
     """Have all of them begun, as any crowd would one day: they stay, and are not counted then."""
     text = one_word(7)
-    send_all(server.port, [speech_request(text)] * _THREADS, _THREADS, Wanted(wav_bytes(text)))
+    send_all(server.port, [speech_request(text)] * threads, threads, Wanted(wav_bytes(text)))
 
 
 def _ask_all(port: int, questions: Iterator[Question]) -> Counter[str]:
@@ -220,20 +220,20 @@ def _questions(luck: random.Random) -> Iterator[Question]:
     ten clients one or two leave."""
     known: list[bytes] = []
     kinds: Sequence[Callable[[], Question]] = (
-        lambda: Question(_new_body(luck, known)),
+        lambda: Question(new_body(luck, known)),
         lambda: Question(luck.choice(known)),
         lambda: Question(luck.choice(_INVALID), is_valid=False),
-        lambda: Question(_new_body(luck, known), sent=luck.random()),
-        lambda: Question(_new_body(luck, known), waited=luck.uniform(0, _PATIENCE)),
-        lambda: Question(_new_body(luck, known), heard=luck.randrange(1, 20_000)),
+        lambda: Question(new_body(luck, known), sent=luck.random()),
+        lambda: Question(new_body(luck, known), waited=luck.uniform(0, _PATIENCE)),
+        lambda: Question(new_body(luck, known), heard=luck.randrange(1, 20_000)),
     )
-    yield Question(_new_body(luck, known))
+    yield Question(new_body(luck, known))
     while True:
         (kind,) = luck.choices(kinds, weights=(18, 60, 10, 4, 4, 4))
         yield kind()
 
 
-def _new_body(luck: random.Random, known: list[bytes]) -> bytes:
+def new_body(luck: random.Random, known: list[bytes]) -> bytes:
     """A request for a text that nobody asked for, in any way to have it; now it is known, in the
     place of an older one."""
     sentences = luck.choice((1, 1, 1, 2))

@@ -19,6 +19,7 @@ from typing import Any
 _WIDTH = 760
 _LEFT = 290  # where bars begin; labels are to the left of it
 _RIGHT = 90  # kept free for the longest bar's value
+_PANEL, _MARGIN = 100, 70  # height of a panel, and what is beside its line
 _BAR, _STEP = 16, 24  # height of a bar, and from bar to bar
 _OURS = "this service"
 _NUMBER = re.compile(r"[\d,]+(?:\.\d+)?")
@@ -28,6 +29,8 @@ _STYLE = """
   .group { font-size: 14px; font-weight: 600 }
   .label { text-anchor: end }
   .note { font-size: 12px; fill: #6e7781 }
+  .line { fill: none; stroke: #2f81c7; stroke-width: 2 }
+  .axis { stroke: #8c959f }
   .ours { fill: #2f81c7 }
   .other { fill: #8c959f }
   @media (prefers-color-scheme: dark) {
@@ -52,6 +55,14 @@ class Group:
 
     title: str
     bars: Sequence[Bar]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A line over time: points of minute and value, on a scale that begins at 0."""
+
+    title: str
+    points: Sequence[tuple[float, float]]
 
 
 class CannotDraw(Exception):
@@ -140,6 +151,34 @@ def _svg(groups: Sequence[Group], origin: str) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     title = "<title>The service beside the original design: hits, misses, long texts</title>"
     return "\n".join((head, title, f"<style>{_STYLE}</style>", *lines, "</svg>"))
+
+
+def drawn_panels(title: str, panels: Sequence[Panel]) -> str:
+    """One below the other, on one scale of time."""
+    lines = [_text(0, 20, "title", title)]
+    last = max((minute for panel in panels for minute, _ in panel.points), default=0) or 1
+    right, y = _WIDTH - _MARGIN, 40
+    for panel in panels:
+        most = max((value for _, value in panel.points), default=0) or 1
+        top, bottom = y + 10, y + _PANEL - 10
+        told = " ".join(
+            f"{_MARGIN + minute / last * (_WIDTH - 2 * _MARGIN):.1f},"
+            f"{bottom - value / most * (bottom - top):.1f}"
+            for minute, value in panel.points
+        )
+        lines += [
+            _text(0, y + 4, "group", panel.title),
+            f'<text class="label" x="{_MARGIN - 8}" y="{top + 12}">{most:,.0f}</text>',
+            f'<line class="axis" x1="{_MARGIN}" x2="{right}" y1="{bottom}" y2="{bottom}"/>',
+            f'<polyline class="line" points="{told}"/>',
+        ]
+        y += _PANEL + 16
+    lines.append(_text(0, y, "note", f"{last:.0f} minutes"))
+    size = f'width="{_WIDTH}" height="{y + 12}" viewBox="0 0 {_WIDTH} {y + 12}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
+    return "\n".join(
+        (head, f"<title>{escape(title)}</title>", f"<style>{_STYLE}</style>", *lines, "</svg>")
+    )
 
 
 def _drawn_bar(bar: Bar, y: int, scale: float) -> Iterator[str]:

@@ -34,8 +34,15 @@ SpeechError                      500 server_error
 A class carries its status, type and code, so that nobody ever reads a message to decide something.
 """
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
+
+#: Control characters, line breaks of any kind, what turns the direction of writing or is not to be
+#: seen, and lone surrogates.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
 
 
 class SpeechError(Exception):
@@ -50,8 +57,9 @@ class SpeechError(Exception):
     def __init__(
         self, message: str, *, param: str | None = None, retry_after: float | None = None
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        # Much of it was said by others: it must not be more than one line, nor fail to be encoded.
+        self.message = message if message.isprintable() else _UNPRINTABLE.sub("\ufffd", message)
+        super().__init__(self.message)
         self.param = param
         self.retry_after = retry_after
 

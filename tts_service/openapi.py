@@ -207,7 +207,7 @@ def _create_speech(terms: Terms) -> Json:
         },
         "responses": {
             "200": _spoken("The sound.", {**_sound(), **_events()}, "Link", *_rate_headers(terms)),
-            **_failures(400, *_refusals(terms), 413, 415, 500, 502, 503, 504),
+            **_failures(400, *_refusals(terms), 408, 413, 415, 500, 502, 503, 504),
         },
     }
 

@@ -6,20 +6,28 @@ parser, and asks `Hits`; what is no hit goes to the pool, complete, as it would 
 A client that stalls in the middle of its request keeps nobody but itself waiting.
 """
 
+import errno
 import json
+import select
 import selectors
 import socket
+import struct
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
+from operator import attrgetter
 from typing import Any
 
 from gunicorn.http import RequestParser
-from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.http.errors import LimitRequestHeaders, ParseException
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from tts_service.errors import InvalidRequest, SpeechError
+from tts_service.errors import InvalidRequest, Overloaded, SpeechError, TooSlow
 from tts_service.extensions import Services
 from tts_service.front import NOTES, AccessLine, protection
 from tts_service.hits import Head, Hit, Hits
@@ -28,20 +36,26 @@ from tts_service.logs import request_id
 #: What the poller collects of one request; a larger one is read by its thread.
 _LARGEST = 64 * 1024
 _HEADS = 256  # parsed heads that are remembered
+_LEAST_RATE = 8 * 1024  # bytes a second, of a larger body: its time grows with what has come
+_LINGER_SECONDS = 2.0  # as gunicorn does
 _LOOK_SECONDS = 1.0  # between two looks for connections whose time is up
 
 
 class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
     """A client's connection, with what has come in of its next request."""
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, linger: Callable[[Any], None]) -> None:
         super().__init__(*args)
+        self._linger = linger
         self.received = bytearray()
         self.hit: Hit | None = None  # being sent
         self.unsent: list[memoryview] = []
 
     def close(self, graceful: bool = False) -> None:
-        super().close(graceful)
+        if graceful:
+            self._linger(self)
+        else:
+            super().close()
         self.end_hit()
 
     def end_hit(self) -> None:
@@ -56,6 +70,8 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
     """Set by gunicorn.conf.py, unless FAST_HITS is off."""
 
     def init_process(self) -> None:
+        #: As many threads may wait for bytes of requests that were handed over incomplete.
+        self._may_wait = threading.Semaphore(max(1, self.cfg.threads // 4))
         self._heads: dict[tuple[bytes, str], tuple[Head | None, int | None]] = {}
         self._hits: Hits | None = None
         self._next_look = 0.0
@@ -67,6 +83,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         assert isinstance(services, Services)
         self._hits = services.hits
         self._metrics = services.metrics
+        self._patience: float = self.wsgi.config["CLIENT_TIMEOUT"]
 
     # -- connections in the poller ---------------------------------------------------------------
 
@@ -78,8 +95,11 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
             client, address = listener.accept()
         except OSError:  # gone again, or another worker was faster
             return
+        self._make_room()
         self.nr_conns += 1
-        connection = Connection(self.cfg, client, address, listener.getsockname())
+        connection = Connection(
+            self.cfg, client, address, listener.getsockname(), linger=self._linger
+        )
         connection.set_timeout()
         self.keepalived_conns.append(connection)
         self._watch(connection, self.poller.register, read=True)
@@ -98,6 +118,8 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         if not data:
             self._drop(conn)
             return
+        if not conn.received:
+            conn.timeout = time.monotonic() + self._patience
         conn.received += data
         self._proceed(conn)
 
@@ -110,7 +132,44 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         self._next_look = now + _LOOK_SECONDS
         for conn in list(self.keepalived_conns):
             if force or conn.timeout <= now:
+                if isinstance(conn, Connection) and conn.received:
+                    too_slow = TooSlow("The request did not arrive in time.")
+                    self._refuse(conn.sock, conn.client, too_slow.status, too_slow)
                 self._drop(conn)
+
+    def _make_room(self) -> None:
+        """Before the last connection that may be open: whose time is up first must go now, or
+        idle clients could keep out all others."""
+        if self.nr_conns + 1 >= self.worker_connections:
+            idle = [conn for conn in self.keepalived_conns if getattr(conn, "hit", None) is None]
+            if idle:
+                self._drop(min(idle, key=attrgetter("timeout")))
+
+    def _linger(self, conn: Connection) -> None:
+        """Close after an answer that may be the last, without losing it: what the client still
+        sends is thrown away until it has understood. gunicorn would have everybody wait for that.
+        """
+        self.nr_conns += 1
+        conn.timeout = time.monotonic() + _LINGER_SECONDS
+        conn.received.clear()
+        self.keepalived_conns.append(conn)
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._discard, conn))
+        except (OSError, ValueError):  # the client was faster
+            self.keepalived_conns.remove(conn)
+            self.nr_conns -= 1
+            conn.close()
+
+    def _discard(self, conn: Connection, client: socket.socket) -> None:
+        with suppress(BlockingIOError):
+            try:
+                if client.recv(_LARGEST):
+                    return
+            except ConnectionError:
+                pass
+            self._drop(conn)
 
     def _watch(self, conn: Connection, how: Callable[..., Any], *, read: bool) -> None:
         event = selectors.EVENT_READ if read else selectors.EVENT_WRITE
@@ -186,16 +245,24 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         """To the pool, with everything that was read."""
         self._let_go(conn)
         conn.init()
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._patience))
+        conn.parser.unreader = _PatientUnreader(conn.sock, self._patience, self._may_wait)
         conn.parser.unreader.unread(bytes(conn.received))
         conn.received.clear()
         self.enqueue_req(conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        req.body.reader = _TellingReader(req.body.reader)
+        try:
+            return super().handle_request(req, conn)
+        except BlockingIOError:  # what the kernel calls it when the client takes nothing
+            raise BrokenPipeError(errno.EPIPE, "The client does not read its answer.") from None
 
     # -- answers ---------------------------------------------------------------------------------
 
     def _answer(self, conn: Connection, hit: Hit) -> None:
         self.nr += 1
         conn.received.clear()
-        conn.set_timeout()
         conn.hit = hit
         conn.unsent = [memoryview(hit.head), hit.body]
         if self._send(conn):
@@ -215,38 +282,49 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         except OSError:  # it has left
             self._drop(conn)
             return False
+        conn.timeout = time.monotonic() + self._patience
         while conn.unsent and sent >= len(conn.unsent[0]):
             sent -= len(conn.unsent.pop(0))
         if conn.unsent:
             conn.unsent[0] = conn.unsent[0][sent:]
             return True
         conn.end_hit()
+        conn.set_timeout()
         return False
 
     # -- errors before there is a request --------------------------------------------------------
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """As gunicorn tells it, but as the JSON that every other error is, and with a log line."""
-        new_id = uuid.uuid4().hex
-        request_id.set(new_id)
+        request_id.set(uuid.uuid4().hex)
         told = _Recorder()
         super().handle_error(req, told, addr, exc)
         status = int(told.data.split(b" ", 2)[1] or 500) if told.data else 500
+        if status in (501, 505):  # a transfer coding or a version of the client's: not our fault
+            status = 400
         error = (InvalidRequest if status < 500 else SpeechError)(
             f"The request cannot be understood: {type(exc).__name__}."
         )
+        self._refuse(client, addr, status, error, req)
+
+    def _refuse(
+        self, client: socket.socket, addr: Any, status: int, error: SpeechError, req: Any = None
+    ) -> None:
+        """Tell an error as the connection's last answer, of a request that never reached the
+        application, and log it."""
+        if request_id.get() == "-":
+            request_id.set(uuid.uuid4().hex)
         body = json.dumps(error.body).encode()
-        reason = told.data.partition(b"\r\n")[0].split(b" ", 2)[-1] or b"Error"
         headers = [
             ("Connection", "close"),
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
-            ("X-Request-ID", new_id),
+            ("X-Request-ID", request_id.get()),
         ]
         lines = [f"{name}: {value}\r\n" for name, value in [*headers, *protection(headers)]]
-        head = b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, reason, "".join(lines).encode())
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{''.join(lines)}\r\n"
         try:
-            client.sendall(head + body)
+            client.sendall(head.encode() + body)
         except OSError:
             self.log.debug("Failed to send error message.")
         if status < 500:  # else the application has written it
@@ -265,6 +343,61 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         line.status = status
         line.count(size)
         line.write()
+
+
+class _TellingReader:
+    """Reads a body; one that cannot be read is the client's fault, and told so."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def read(self, size: int) -> bytes:
+        """Raises InvalidRequest."""
+        try:
+            return bytes(self._reader.read(size))
+        except TimeoutError:  # of gunicorn, when it drops the rest
+            raise
+        except (ParseException, OSError) as error:
+            told = f"The request's body cannot be understood: {type(error).__name__}."
+            raise InvalidRequest(told) from None
+
+
+class _PatientUnreader(SocketUnreader):  # type: ignore[misc]
+    """Reads the rest of a request in a thread, with an end to its patience, and only as long as
+    few others do: clients who send byte by byte must not hold all threads."""
+
+    def __init__(self, sock: socket.socket, patience: float, may_wait: threading.Semaphore) -> None:
+        super().__init__(sock)
+        self._until = time.monotonic() + patience
+        self._may_wait = may_wait
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """Raises TooSlow, Overloaded."""
+        if self.sock.gettimeout() is None:  # else gunicorn drops the rest of a body, by its own end
+            self._wait()
+        data: bytes = super().chunk(size_hint)
+        self._until += len(data) / _LEAST_RATE
+        return data
+
+    def _wait(self) -> None:
+        """Until there is something to read."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        if poll.poll(0):
+            return
+        if not self._may_wait.acquire(blocking=False):
+            raise Overloaded("Too many requests arrive slowly.", retry_after=5)
+        try:
+            left = self._until - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise TooSlow("The request did not arrive in time.")
+        finally:
+            self._may_wait.release()
+
+
+def _timeval(seconds: float) -> bytes:
+    """struct timeval of socket(7)."""
+    return struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
 
 
 class _Recorder:

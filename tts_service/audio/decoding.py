@@ -38,12 +38,18 @@ _STATE_THEIR_LENGTH = {"aiff", "au", "caf", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "
 #: Each frame has a rate of its own: one at 1 Hz would be hours at that of the first.
 _LOWEST_RATE, _HIGHEST_RATE = 1_000, 384_000
 
+#: A few kilobytes can hold hours of silence. So much mono sound is taken at most: 11 minutes at
+#: 24 kHz, more than a segment or a recording ever has.
+_LARGEST_SOUND = 32 * 1024 * 1024  # bytes
+_MOST_SAMPLES = 4 * _LARGEST_SOUND // BYTES_PER_FRAME  # of all channels, before they are mixed
+
 #: Encoder delay and edit lists may make a header promise this much more than there is to hear.
 _TOLERANCE_SECONDS = 0.25
 
 #: Streaming writers put 0xFFFFFFFF, 0x7FFFFFFF or just below into a size they cannot know.
 _PLACEHOLDER_SIZE = 0x7FFF0000
 
+_FAR_TOO_LONG = "the recording is far too long"
 _INTEGER, _EXTENSIBLE = 0x0001, 0xFFFE
 #: What follows the format tag in WAVE_FORMAT_EXTENSIBLE's GUID, if it is a tag at all.
 _TAG_GUID = bytes.fromhex("000000001000800000aa00389b71")
@@ -58,8 +64,9 @@ def decode(data: bytes, *, longest: float | None = None, is_strict: bool = False
 
     A mono 16-bit WAV keeps its samples bit for bit. Nothing beyond `longest` is decoded, and
     nothing but `data` is ever opened. Raises UndecodableAudio: empty, cut short, damaged,
-    a playlist, no sound in it, or no recording at all. With `longest`, compressed sound that was
-    cut short is refused only if that `is_strict`: some of it is enough for most purposes.
+    a playlist, no sound in it, far too much of it, or no recording at all. With `longest`,
+    compressed sound that was cut short is refused only if that `is_strict`: some of it is enough
+    for most purposes.
     """
     if not data:
         raise UndecodableAudio("the recording is empty")
@@ -214,10 +221,12 @@ def _decode_stream(container: InputContainer, longest: float | None, is_strict: 
     if stream.codec_context is None:  # PyAV's stubs do not tell
         raise UndecodableAudio("FFmpeg knows no decoder for this recording")
     rate = stream.codec_context.sample_rate
-    _require_rate(rate)
+    _require_rate(rate)  # before anything is brought to it
     frames = _mono(container.decode(stream), rate)
     if longest is None:
-        audio = Audio(rate, pcm_of(frames))
+        audio = Audio(rate, _at_most(frames, _LARGEST_SOUND))
+        if len(audio.pcm) == _LARGEST_SOUND:
+            raise UndecodableAudio(_FAR_TOO_LONG)
     else:
         audio = Audio(rate, _at_most(frames, math.ceil(longest * rate) * BYTES_PER_FRAME))
     states_length = is_strict and container.format.name in _STATE_THEIR_LENGTH
@@ -234,8 +243,12 @@ def _mono(frames: Iterator[av.AudioFrame], rate: int) -> Iterator[av.AudioFrame]
     """The frames mixed down to mono 16 bits at `rate` Hz."""
     resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
     shape: tuple[str, str, int] | None = None
+    samples = 0
     for frame in frames:
         _require_rate(frame.sample_rate)
+        samples += frame.samples * frame.layout.nb_channels
+        if samples > _MOST_SAMPLES:
+            raise UndecodableAudio(_FAR_TOO_LONG)
         # Joined files may change their shape half-way; a resampler takes only one.
         before, shape = shape, (frame.format.name, frame.layout.name, frame.sample_rate)
         if before not in (None, shape):

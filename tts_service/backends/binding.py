@@ -53,9 +53,9 @@ class Parameter:
     def from_description(cls, item: Mapping[str, Any], index: int) -> "Parameter":
         schema = item.get("type")
         return cls(
-            name=item.get("parameter_name") or f"param_{index}",
-            label=item.get("label") or "",
-            component=item.get("component") or "",
+            name=str(item.get("parameter_name") or f"param_{index}"),
+            label=str(item.get("label") or ""),
+            component=str(item.get("component") or ""),
             schema=schema if isinstance(schema, dict) else {},
             has_default=bool(item.get("parameter_has_default")),
             default=item.get("parameter_default"),
@@ -74,14 +74,15 @@ class Parameter:
     def choices(self) -> tuple[Any, ...]:
         items = self.schema.get("items")
         nested = items.get("enum") if isinstance(items, dict) else None
-        return tuple(self.schema.get("enum") or nested or ())
+        found = self.schema.get("enum") or nested
+        return tuple(found) if isinstance(found, list) else ()
 
     @property
     def bounds(self) -> tuple[float | None, float | None]:
         """The least and the greatest value; Gradio tells a slider's only in its description."""
         told = _BETWEEN.match(str(self.schema.get("description")))
         low, high = map(float, told.groups()) if told else (None, None)
-        return self.schema.get("minimum", low), self.schema.get("maximum", high)
+        return _bound(self.schema.get("minimum", low)), _bound(self.schema.get("maximum", high))
 
     def check(self, value: Any, asked_as: str | None = None) -> Any:
         """`value` in the described type; numbers and booleans may come as strings.
@@ -284,6 +285,14 @@ def _coerce(value: Any, kind: Any) -> Any:
             return value
         case _:
             return value
+
+
+def _bound(value: Any) -> float | None:
+    """A bound that numbers can be held against; a server may describe anything."""
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None
 
 
 def _boolean(value: Any) -> bool:

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import ssl
 import threading
 import time
@@ -27,7 +28,7 @@ from typing import Any
 import httpx
 
 from tts_service.audio import Audio, UndecodableAudio, decode, wav
-from tts_service.backends import emotion
+from tts_service.backends import emotion, wire
 from tts_service.backends.base import BackendLost, BackendUnreachable, ModelChanged, Segment
 from tts_service.backends.binding import Binding, bind
 from tts_service.errors import (
@@ -45,19 +46,27 @@ from tts_service.voices import Voice
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import gradio_client.client
 from gradio_client import Client
 from gradio_client.exceptions import AppError, AuthenticationError
+
+# It calls httpx's functions, and offers no other way to bound what they take in.
+gradio_client.client.httpx = wire.bounded_httpx()  # type: ignore[attr-defined]
 
 logger = logging.getLogger(__name__)
 
 LONGEST_RECORDING = 16.0  # seconds; IndexTTS itself uses the first 15
-LARGEST_RESULT = 64 * 1024 * 1024  # bytes
+LARGEST_RESULT = 32 * 1024 * 1024  # bytes
 #: Calls that ran out of time and still keep the server, and threads of ours, busy: no more then.
 MOST_OVERDUE = 8
 _PING_SECONDS = 3.0
 _ANSWER_SECONDS = 10.0
 # The server sends a heartbeat every 15 s while a job waits or runs, so silence is a fault.
 _STREAM_TIMEOUT = httpx.Timeout(_ANSWER_SECONDS, read=30)
+#: Messages of a call before its result; the result is complete in itself.
+_CHATTER = {"estimation", "process_starts", "process_generating", "progress", "log"}
+_OLDEST_GRADIO = 4
+_CREDENTIALS = re.compile(r"(?<=:)//[^/@\s]*@")  # in a URL; httpx shows them in some errors
 # Uvicorn closes a connection that was idle for 5 s: one that old may break under a request.
 _LIMITS = httpx.Limits(keepalive_expiry=3)
 
@@ -220,7 +229,7 @@ class Launch:
         self.binding = binding
         #: Done when the calls under way are to be given up.
         self.lost: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._http = httpx.Client(
+        self._http = wire.Client(
             base_url=client.src_prefixed,
             headers=client.headers,
             cookies=client.cookies,
@@ -306,26 +315,25 @@ class Launch:
             raise
         finally:
             with self._lock:
-                is_kept = is_sound and not self.lost.done()
+                # What is left over in its mailboxes came unasked, and would pile up.
+                has_rest = bool(client.pending_messages_per_event)
+                is_kept = is_sound and not has_rest and not self.lost.done()
                 if is_kept:
                     self._idle.append(client)
             if not is_kept:
                 _dismiss(client)
 
     def read(self, path: str, deadline: float) -> bytes:
-        """A file of the server's. Raises BackendError (too large), BackendTimeout."""
-        data = bytearray()
-        url = "file=" + urllib.parse.quote(path)
-        timeout = _at_most(_ANSWER_SECONDS, deadline)
-        with self._http.stream("GET", url, timeout=timeout) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                data += chunk
-                if len(data) > LARGEST_RESULT:
-                    raise BackendError("The backend's audio is too large to be a segment.")
-                if time.monotonic() > deadline:
-                    raise BackendTimeout("The backend's audio did not arrive in time.")
-        return bytes(data)
+        """A file of the server's. Raises BackendError (too large), or what httpx raises."""
+        try:
+            response = self._http.get(
+                "file=" + urllib.parse.quote(path),
+                timeout=_at_most(_ANSWER_SECONDS, deadline),
+                extensions={wire.LARGEST: LARGEST_RESULT, wire.UNTIL: deadline},
+            )
+        except wire.TooMuch as error:
+            raise BackendError(f"The backend's audio cannot be taken: {error}") from None
+        return response.raise_for_status().content
 
     def end(self) -> None:
         """Give up the calls under way, and let connections and clients go."""
@@ -374,15 +382,27 @@ class EventDrivenClient(Client):
             raise AuthenticationError(str(error)) from None
 
     def _get_config(self) -> dict[str, Any]:
+        """The server's description of itself, if it leads to nobody but that server."""
+        config = super()._get_config()
+        prefix = str(config.get("api_prefix", "")).lstrip("/")
+        if _origin(urllib.parse.urljoin(self.src, prefix)) != _origin(self.src):
+            raise BackendMisfit("The backend sends its clients to another host.")
+        # The client would ask a service on the internet about it, and send the token along.
+        if int(str(config.get("version", "2.0")).partition(".")[0]) < _OLDEST_GRADIO:
+            raise BackendMisfit(f"The backend's Gradio is older than {_OLDEST_GRADIO}.")
         # The heartbeat, by which the server tells that a session has ended, would be one more
         # thread and connection for each client.
-        return {**super()._get_config(), "connect_heartbeat": False}
+        return {**config, "connect_heartbeat": False}
 
 
 class _Mailboxes(dict[str, Any]):
     """The client's queues of messages by event, each one a mailbox."""
 
+    _MOST = 64  # one for each call under way; a server may invent others
+
     def __setitem__(self, event_id: str, messages: "deque[Any]") -> None:
+        if len(self) >= self._MOST:
+            raise ValueError("The server tells of events that nobody asked for.")
         super().__setitem__(event_id, _Mailbox(messages))
 
     def setdefault(self, event_id: str, default: Any = ()) -> Any:
@@ -402,6 +422,8 @@ class _Mailbox(deque[Any]):
         self._arrival = threading.Condition()
 
     def append(self, message: Any) -> None:
+        if message is not None and message["msg"] in _CHATTER:
+            return  # nobody looks at it, and the client would keep it all
         with self._arrival:
             super().append(message)
             self._arrival.notify_all()
@@ -417,6 +439,11 @@ def _dismiss(client: Client) -> None:
     collector, they would wait for it: a failed call's traceback refers to the client."""
     for pool in (client.executor, client.helper_executor, client.stream_executor):
         pool.shutdown(wait=False)
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port
 
 
 def _unchanged(*data: Any) -> tuple[Any, ...]:
@@ -495,7 +522,8 @@ def _result_path(result: Any) -> str:
 
 def _said(error: BaseException) -> str:
     """What an error says in one line, or at least what it is."""
-    return _shortened(" ".join(str(error).split())) or type(error).__name__
+    told = _CREDENTIALS.sub("//", " ".join(str(error).split()))
+    return _shortened(told) or type(error).__name__
 
 
 def _shortened(text: str, longest: int = 200) -> str:

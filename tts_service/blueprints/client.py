@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 
 from flask import Response
 from werkzeug.exceptions import PreconditionFailed
+from werkzeug.wsgi import get_content_length
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -103,7 +104,7 @@ def take_in(environ: "WSGIEnvironment") -> None:
     ended with bytes unread would be reset, and the answer lost with it. A client that does not
     come to an end is cut off.
     """
-    size = int(environ.get("CONTENT_LENGTH") or 0)
+    size = get_content_length(environ) or 0
     is_chunked = "HTTP_TRANSFER_ENCODING" in environ
     # Where the server does not know a body's end, there is no telling how much was read.
     if "wsgi.input_terminated" not in environ or (size <= _TAKEN_IN_ANYWAY and not is_chunked):
