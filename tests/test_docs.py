@@ -173,6 +173,17 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(there), f"{document.name} links to {target}"
 
 
+def test_the_tour_stops_at_functions_that_are_where_it_says() -> None:
+    tour = (PROJECT / "docs" / "tour.md").read_text()
+    stops = re.findall(r"`([\w.]+)`\s+in\s+\[[\w.]+\]\(\.\./([\w./]+)\)", tour)
+    assert len(stops) > 20
+    for name, path in stops:
+        code = (PROJECT / path).read_text()
+        *owner, function = name.split(".")
+        assert not owner or f"class {owner[0]}" in code, name
+        assert re.search(rf"^ *(?:def|class) {function}\b", code, re.MULTILINE), name
+
+
 def examples(language: str) -> list[str]:
     """The README's code blocks in a language."""
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
