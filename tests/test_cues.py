@@ -270,7 +270,7 @@ def test_the_poller_links_captions_that_are_there_and_of_this_very_answer(servic
 
     def find(**more: object) -> bytes | None:
         body = json.dumps({**fields, **more}).encode()
-        hit = hits.find(Head("/v1/audio/speech", None), body, "127.0.0.1")
+        hit = hits.find(Head("/v1/audio/speech", None, "127.0.0.1", "somebody"), body)
         return hit and hit.head
 
     assert b"\r\nLink: " not in (find() or b"\r\nLink: ")

@@ -75,7 +75,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], object], limit: float = 30) -> None:
+def wait_until(condition: Callable[[], object], limit: float = 90) -> None:
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

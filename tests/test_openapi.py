@@ -144,7 +144,8 @@ def test_a_key_is_required_where_keys_are_set_and_optional_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["speed", "stream", "timestamps", "response_format", "stream_format"]
+    "field",
+    ["speed", "stream", "timestamps", "early_start", "response_format", "stream_format"],
 )
 @given(data=st.data())
 def test_every_text_that_a_pattern_allows_is_understood(field: str, data: st.DataObject) -> None:

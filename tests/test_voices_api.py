@@ -227,6 +227,7 @@ def test_openais_sdk_adds_and_removes_a_voice(gw: Gateway, tmp_path: Path) -> No
     with pytest.raises(openai.ConflictError) as exists:
         sdk.audio.voices.create(name="Zoë", audio_sample=path, consent="cons_1")
     assert (exists.value.code, exists.value.param) == ("voice_exists", "name")
+    wait_until(lambda: " status=409 " in gw.log[began:])
     assert gw.log[began:].count(" status=409 ") == 1, "the SDK has tried it again"
     with pytest.raises(openai.BadRequestError) as refused:
         sdk.audio.voices.create(name="Wish", type="prompt", prompt="an old man, friendly")

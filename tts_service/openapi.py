@@ -168,7 +168,7 @@ def _accepted(name: str, own: Json, terms: Terms, nothing: list[str | None]) -> 
             return [form, {"type": "string", "pattern": _in_any_case(form["enum"])}, absent]
         case "speed":
             return [form, {"type": "string", "pattern": _SPEED_IN_WORDS}, absent]
-        case "stream" | "timestamps":
+        case "stream" | "timestamps" | "early_start":
             return [
                 form,
                 {"enum": [0, 1]},
