@@ -43,7 +43,7 @@ def view(packed: bytes | None) -> tuple[str, memoryview, dict[str, Any]] | None:
         return None
     _, digest, length = _HEAD.unpack_from(packed)
     start = _HEAD.size + length
-    return digest.hex(), memoryview(packed)[start:], json.loads(packed[_HEAD.size : start])
+    return digest.hex(), memoryview(packed)[start:], json.loads(packed[_HEAD.size : start].decode())
 
 
 def unpack(packed: bytes | None, *, verify: bool = False) -> Record | None:
