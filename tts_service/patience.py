@@ -19,13 +19,6 @@ _STEP, _LONG_STEP, _FINE_UNTIL = 0.01, 0.05, 0.05
 _LATE = 2  # times a step's length
 _SLOW = 0.04  # seconds of steps in vain before an answer
 _LONGEST = 1.0  # seconds in vain, however they are counted
-#: Seconds the kernel waits at a time: fine at first, to tell slow from quick; then coarse, for
-#: each step in vain costs a busy process more than it counts.
-_STEP, _LONG_STEP, _FINE_UNTIL = 0.01, 0.05, 0.05
-_LATE = 2  # times a step's length
-_SLOW = 0.04  # seconds of steps in vain before an answer
-_LONGEST = 1.0  # seconds in vain, however they are counted
-_SLOW = 0.03  # an answer that took longer was slow
 
 T = TypeVar("T")
 
