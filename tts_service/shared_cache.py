@@ -32,6 +32,7 @@ _PATIENCE: Final = 0.15  # seconds of slowness, in one answer or in several in a
 _LARGEST: Final = 10_000_000
 _NO_EXPIRY: Final = -1  # PTTL's word for it
 _PROBE_SECONDS: Final = 0.5
+_STOP_SECONDS: Final = 2.0
 #: How long a claim outlives a holder that was killed, and how often one that lives renews it.
 CLAIM_SECONDS: Final = 3.0
 RENEW_SECONDS: Final = 1.0
@@ -87,6 +88,7 @@ class SharedCache(RedisCache):
         self._is_refusing = False
         self._last_error: str | None = None
         self._stop = threading.Event()
+        self._prober: threading.Thread | None = None
         self._metrics.note_redis(is_up=True)
 
     # -- values --------------------------------------------------------------------------------
@@ -213,6 +215,8 @@ class SharedCache(RedisCache):
 
     def close(self) -> None:
         self._stop.set()
+        if self._prober is not None:  # it would find its connection closed under its hands
+            self._prober.join(_STOP_SECONDS)
         self._redis.close()
 
     def _store(self, key: str, value: bytes, timeout: Timeout, *, only_new: bool) -> bool:
@@ -269,7 +273,8 @@ class SharedCache(RedisCache):
         if was_up:
             self._metrics.note_redis(is_up=False)
             logger.warning("redis %s is left alone for now: %s", self.name, error)
-            threading.Thread(target=self._probe, name="redis-probe", daemon=True).start()
+            self._prober = threading.Thread(target=self._probe, name="redis-probe", daemon=True)
+            self._prober.start()
 
     def _probe(self) -> None:
         while not self._stop.wait(_PROBE_SECONDS):
