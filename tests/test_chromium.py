@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from conftest import StartGateway
+from documents import README, blocks
 from playwright.sync_api import Page, sync_playwright
 from servers import Gateway, GradioApp, require_program
 
@@ -88,3 +89,14 @@ def test_an_audio_element_plays_the_link_and_seeks_in_it(
     played = page.evaluate(PLAY, link(name))
     assert played["from"] == pytest.approx(played["duration"] / 2, abs=0.05)
     assert played["to"] == pytest.approx(played["duration"], abs=0.05)
+
+
+def test_the_readmes_audio_element_plays_on_a_page_of_another_origin(
+    page: Page, served: Gateway, backend: GradioApp
+) -> None:
+    (example,) = blocks(README, "html")
+    page.goto(f"{backend.url}/config")
+    page.set_content(example.replace("http://127.0.0.1:8000", served.url))
+    audio = page.locator("audio")
+    audio.evaluate("(audio) => audio.play()")
+    assert audio.evaluate("(audio) => audio.duration") > 0.3

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import StartGateway
+from documents import BLOCK, PROJECT, README, README_ZH, blocks, rows, section
 from dotenv import dotenv_values
 from servers import Gateway, GradioApp
 from servers.sound import tone, write_mp3
@@ -19,8 +20,6 @@ from config import Config, read_config
 from tts_service import create_app
 from tts_service.audio import decode
 
-PROJECT = Path(__file__).parents[1]
-README = (PROJECT / "README.md").read_text()
 ARCHITECTURE = (PROJECT / "ARCHITECTURE.md").read_text()
 ENV_EXAMPLE = (PROJECT / ".env.example").read_text()
 DOCUMENTS = sorted(
@@ -41,21 +40,6 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name in Config.model_fields:
         monkeypatch.delenv(name, raising=False)
-
-
-def section(document: str, title: str) -> str:
-    """What stands below the heading `## title`."""
-    found = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", document, re.MULTILINE | re.DOTALL)
-    assert found is not None, f"no section {title!r}"
-    return found[1]
-
-
-def rows(text: str) -> Iterator[list[str]]:
-    """The cells of each table row; headings and the lines below them are left out."""
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| `"):
-            yield cells
 
 
 # Settings
@@ -184,11 +168,6 @@ def test_the_tour_stops_at_functions_that_are_where_it_says() -> None:
         assert re.search(rf"^ *(?:def|class) {function}\b", code, re.MULTILINE), name
 
 
-def examples(language: str) -> list[str]:
-    """The README's code blocks in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
 @pytest.fixture
 def shown(gateway: StartGateway, backend: GradioApp) -> Gateway:
     """The service as the README shows it, but for its port and its backend."""
@@ -201,14 +180,14 @@ def run_curl(line: str, shown: Gateway, folder: Path) -> None:
 
 
 def test_the_readmes_curl_line_brings_speech(shown: Gateway, tmp_path: Path) -> None:
-    line, _ = (example for example in examples("sh") if example.startswith("curl "))
+    _, line = blocks(section(README, "Try it"), "sh")
     run_curl(line, shown, tmp_path)
     with wave.open(str(tmp_path / "hello.wav")) as hello:
         assert hello.getnframes() / hello.getframerate() > 0.5
 
 
 def test_the_readmes_curl_lines_add_and_remove_a_voice(shown: Gateway, tmp_path: Path) -> None:
-    _, line = (example for example in examples("sh") if example.startswith("curl "))
+    (line,) = blocks(section(README, "Your own voices"), "sh")
     write_mp3(tmp_path / "recording.m4a", tone(220, 3))
     run_curl(line, shown, tmp_path)
     assert shown.client.get("/v1/audio/voices/alice").status_code == 200
@@ -218,7 +197,7 @@ def test_the_readmes_curl_lines_add_and_remove_a_voice(shown: Gateway, tmp_path:
 
 
 def test_the_readmes_sdk_example_brings_speech(shown: Gateway, tmp_path: Path) -> None:
-    (example,) = examples("python")
+    (example,) = blocks(README, "python")
     code = example.replace("http://127.0.0.1:8000", shown.url)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
     for name in ("hello.mp3", "stream.mp3"):
@@ -227,5 +206,97 @@ def test_the_readmes_sdk_example_brings_speech(shown: Gateway, tmp_path: Path) -
 
 def test_the_readmes_error_is_the_services_own(shown: Gateway) -> None:
     refused = shown.post({"input": "Hello.", "voice": "bob"})
-    (example,) = examples("json")
+    (example,) = blocks(section(README, "Errors"), "json")
     assert refused.json() == json.loads(example)
+
+
+# The two READMEs
+
+#: What a section has to have in both languages, whatever is said around it.
+INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+#: A default as the Chinese tables have it.
+NO_DEFAULT = "无"
+
+
+def headings(document: str) -> list[tuple[int, str]]:
+    """Level and title of each heading, in order."""
+    found = re.findall(r"^(#+) (.+)$", BLOCK.sub("", document), re.MULTILINE)
+    return [(len(marks), title) for marks, title in found]
+
+
+def parts(document: str) -> list[str]:
+    """What stands below each heading, in order, but for code blocks."""
+    return re.split(r"^#+ .+$", BLOCK.sub("", document), flags=re.MULTILINE)[1:]
+
+
+def without_comments(code: str) -> str:
+    """A code block without what is said in it to people."""
+    return re.sub(r"\s*# .*$", "", code, flags=re.MULTILINE)
+
+
+def facts(text: str) -> dict[str, object]:
+    """What a part of a README says that no language changes."""
+    plain = re.sub(r"\]\([^)]*\)", "]", INLINE.sub("", text))
+    return {
+        "code": {code.replace("……", "…") for code in INLINE.findall(text)},
+        "numbers": set(NUMBER.findall(plain)),
+        "rows": [len(row) for row in rows(text)],
+        "points": len(re.findall(r"^(?:- |\*\*)", text, re.MULTILINE)),
+    }
+
+
+def in_order(document: str) -> Iterator[str]:
+    """Where each link leads; one within the document as the number of its heading."""
+    titles = [
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for _, title in headings(document)
+    ]
+    for target in re.findall(r"\]\(([^)\s]+)\)", document):
+        if target not in ("README.md", "README.zh.md"):
+            yield str(titles.index(target[1:])) if target.startswith("#") else target
+
+
+def test_the_two_readmes_link_each_other_at_the_top() -> None:
+    assert "[简体中文](README.zh.md)" in README.splitlines()[2]
+    assert "[English](README.md)" in README_ZH.splitlines()[2]
+
+
+def test_the_two_readmes_have_the_same_sections_in_order() -> None:
+    ours, theirs = headings(README), headings(README_ZH)
+    assert [level for level, _ in ours] == [level for level, _ in theirs]
+
+
+def test_the_two_readmes_have_the_same_code_but_for_its_comments() -> None:
+    english, chinese = (
+        [(kind, without_comments(code)) for kind, code in BLOCK.findall(document)]
+        for document in (README, README_ZH)
+    )
+    assert english == chinese
+
+
+@pytest.mark.parametrize("at", range(len(headings(README))), ids=lambda at: headings(README)[at][1])
+def test_the_two_readmes_say_the_same_in_each_section(at: int) -> None:
+    assert facts(parts(README)[at]) == facts(parts(README_ZH)[at])
+
+
+def test_the_two_readmes_lead_to_the_same_places() -> None:
+    assert sorted(in_order(README)) == sorted(in_order(README_ZH))
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"), [("Settings", "设置"), ("Routes", "路由"), ("Errors", "错误")]
+)
+def test_the_two_readmes_have_the_same_tables(english: str, chinese: str) -> None:
+    """Each setting with its default, each route, each status with its codes."""
+
+    def keys(document: str, title: str) -> list[list[str]]:
+        cells = (row[:-1] for row in rows(section(document, title)))
+        return [
+            [
+                ", ".join(re.findall(r"`[^`]+`|\d+", cell)) or cell.replace(NO_DEFAULT, "none")
+                for cell in row
+            ]
+            for row in cells
+        ]
+
+    assert keys(README, english) == keys(README_ZH, chinese)

@@ -193,7 +193,7 @@ def test_what_gunicorn_says_of_a_request_is_without_its_text(
 
 # -- the line of a request -------------------------------------------------------------------------
 
-#: What other programs read of a request, as README.md documents it.
+#: What other programs read of a request, as docs/logs.md documents it.
 KEYS = {
     *("time", "level", "logger", "request_id", "message", "method", "path", "status", "bytes"),
     *("first_byte_ms", "total_ms", "client", "voice", "chars", "format", "segments", "cache"),
@@ -291,10 +291,10 @@ def test_an_answer_that_breaks_off_says_why(gateway: StartGateway, backend: Grad
     assert break_off("Unhappy", "sse", leaves=False) == (200, "backend_error", "MISS")
 
 
-def test_the_readme_documents_these_keys_and_no_others() -> None:
+def test_the_page_about_logs_documents_these_keys_and_no_others() -> None:
     assert set(FACTS) <= KEYS
-    readme = (PROJECT / "README.md").read_text()
-    table = re.search(r"\| key of a line \| \|\n(.*?)\n\n", readme, re.DOTALL)
+    document = (PROJECT / "docs" / "logs.md").read_text()
+    table = re.search(r"\| key of a line \| \|\n(.*?)\n\n", document, re.DOTALL)
     assert table is not None
     names = re.findall(r"^\|([^|]*)\|", table[1], re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", "".join(names))) == KEYS

@@ -28,7 +28,7 @@ ASKED_PATH = "tts_service.asked_path"
 #: a recording may be replaced. Not `public`: with `Authorization` only who sent it may keep it.
 CACHE_CONTROL = "max-age=60"
 #: What is told of each request, by name; null where it does not apply. Other programs read this:
-#: README.md documents it.
+#: docs/logs.md documents it.
 FACTS = (
     *("status", "bytes", "first_byte_ms", "total_ms", "client", "voice", "chars", "format"),
     *("segments", "cache", "queue_ms", "error"),
