@@ -1,95 +1,60 @@
-"""Ask PyPI whether known vulnerabilities are in the pinned versions of requirements*.txt.
+"""Ask pip-audit whether known vulnerabilities are in the pinned versions of requirements*.txt.
 
-    python scripts/audit.py [API]
+    python scripts/audit.py [OPTION OF PIP-AUDIT ...]
 
-Ends with 1 if there are, and with 0, saying why, where PyPI's JSON API does not answer. Asks the
-API itself: each release's page lists what the Python Packaging Advisory Database knows of it.
+Ends with 1 if there are, and with 0, saying why, where nobody can tell: offline, or at a mirror
+that has packages without what is known of them. pip-audit itself calls the latter "no known
+vulnerabilities".
 """
 
 import json
-import re
+import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
-API = "https://pypi.org/pypi"
-_SECONDS = 10.0  # for one answer
-_AT_ONCE = 8
-_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
+_SECONDS = 120  # for all of it
+_PATIENCE = 10  # seconds, for one answer
 
 
-class Unreachable(Exception):
-    """The API does not answer; the message says how."""
+class Unknown(Exception):
+    """Nobody tells what is known of the packages; the message says why."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A vulnerability in a pinned version."""
+def audited(*options: str) -> list[dict[str, Any]]:
+    """Each pinned package that something is known of: its `name`, `version` and `vulns`.
 
-    name: str
-    version: str
-    advisory: str
-    fixed_in: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}: {self.advisory}, fixed in {self.fixed_in}"
-
-
-def pinned(folder: Path = PROJECT) -> list[tuple[str, str]]:
-    """Names and versions in the requirements files, each once."""
-    texts = (path.read_text() for path in sorted(folder.glob("requirements*.txt")))
-    return sorted(
-        {(name.lower(), version) for text in texts for name, version in _PIN.findall(text)}
-    )
-
-
-def audit(pins: list[tuple[str, str]], api: str = API) -> Iterator[Finding]:
-    """Everything that is known of these. Raises Unreachable."""
-    # A mirror that has files alone knows no release at all: then one question is enough.
-    probe = next((pin for pin in pins if pin[0] == "flask"), pins[0])
-    if _told(*probe, api) is None:
-        raise Unreachable(f"{api} has no JSON API")
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for pin, told in zip(pins, pool.map(lambda pin: _told(*pin, api), pins), strict=True):
-            yield from _findings(*pin, told or {})
-
-
-def _told(name: str, version: str, api: str) -> dict[str, Any] | None:
-    """What PyPI tells of a release; None if it knows of none. Raises Unreachable."""
+    Raises Unknown.
+    """
+    files = [f"--requirement={path}" for path in sorted(PROJECT.glob("requirements*.txt"))]
+    command = [sys.executable, "-m", "pip_audit", *files, "--no-deps", "--disable-pip"]
+    command += ["--format=json", "--progress-spinner=off", f"--timeout={_PATIENCE}", *options]
     try:
-        with urllib.request.urlopen(f"{api}/{name}/{version}/json", timeout=_SECONDS) as answer:
-            return dict(json.load(answer))
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return None
-        raise Unreachable(f"{api} answers {error.code}") from None
-    except (OSError, ValueError) as error:
-        raise Unreachable(f"{api} does not answer: {error}") from None
-
-
-def _findings(name: str, version: str, told: dict[str, Any]) -> Iterator[Finding]:
-    for each in told.get("vulnerabilities", []):
-        if not each.get("withdrawn"):
-            fixed_in = ", ".join(each.get("fixed_in") or ["no version yet"])
-            yield Finding(name, version, each["id"], fixed_in)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        told = json.loads(run.stdout)["dependencies"]
+    except subprocess.TimeoutExpired:
+        raise Unknown(f"no answer within {_SECONDS} s") from None
+    except ValueError:
+        lines = run.stderr.strip().splitlines() or [f"pip-audit ended with {run.returncode}"]
+        raise Unknown(lines[-1]) from None
+    known = [package for package in told if "skip_reason" not in package]
+    if not known:
+        raise Unknown(f"nothing is known of any of the {len(told)} pinned packages")
+    return known
 
 
 def main() -> None:
-    pins = pinned()
     try:
-        found = list(audit(pins, *sys.argv[1:2]))
-    except Unreachable as reason:
+        known = audited(*sys.argv[1:])
+    except Unknown as reason:
         print(f"audit skipped: {reason}")
         return
-    for finding in found:
-        print(finding)
-    print(f"audited {len(pins)} pinned packages: {len(found)} known vulnerabilities")
+    found = [(package, each) for package in known for each in package["vulns"]]
+    for package, each in found:
+        fixed_in = ", ".join(each["fix_versions"]) or "no version yet"
+        print(f"{package['name']} {package['version']}: {each['id']}, fixed in {fixed_in}")
+    print(f"audited {len(known)} pinned packages: {len(found)} known vulnerabilities")
     sys.exit(1 if found else 0)
 
 

@@ -1,4 +1,4 @@
-"""The audit finds what is told of pinned versions, and says why when nothing is told."""
+"""The audit fails where something is known of a pinned version, and says so where nobody tells."""
 
 import json
 import subprocess
@@ -11,27 +11,28 @@ from pathlib import Path
 import pytest
 from servers import free_port
 
-PROJECT = Path(__file__).parents[1]
-sys.path.insert(0, str(PROJECT / "scripts"))
-
-from audit import Finding, Unreachable, audit, pinned  # noqa: E402 - a script, not a package
-
-KNOWN = {
-    "/flask/3.0.0/json": {"vulnerabilities": []},
-    "/leaky/1.0/json": {
-        "vulnerabilities": [
-            {"id": "PYSEC-1", "fixed_in": ["1.1"], "withdrawn": None},
-            {"id": "PYSEC-2", "fixed_in": [], "withdrawn": "2026-01-01"},
-            {"id": "PYSEC-3", "fixed_in": []},
-        ]
-    },
+SCRIPT = Path(__file__).parents[1] / "scripts" / "audit.py"
+#: As OSV tells it, https://ossf.github.io/osv-schema/.
+FLAW = {
+    "id": "PYSEC-2026-1",
+    "affected": [
+        {
+            "package": {"name": "flask", "ecosystem": "PyPI"},
+            "ranges": [
+                {"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "99.1"}]},
+            ],
+        }
+    ],
 }
 
 
-class _Index(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        told = KNOWN.get(self.path)
-        self.send_response(200 if told else 404)
+class _Advisories(BaseHTTPRequestHandler):
+    """Knows one flaw, of Flask."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        told = {"vulns": [FLAW]} if asked["package"]["name"] == "flask" else {}
+        self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(told).encode())
 
@@ -40,41 +41,34 @@ class _Index(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def index() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Index)
+def advisories() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Advisories)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
 
 
-def test_what_is_known_of_a_version_is_found_unless_it_was_withdrawn(index: str) -> None:
-    pins = [("flask", "3.0.0"), ("leaky", "1.0"), ("private", "1.0")]
-    assert list(audit(pins, index)) == [
-        Finding("leaky", "1.0", "PYSEC-1", "1.1"),
-        Finding("leaky", "1.0", "PYSEC-3", "no version yet"),
-    ]
-
-
-def test_where_the_api_does_not_answer_it_is_said_how(index: str) -> None:
-    with pytest.raises(Unreachable, match="no JSON API"):
-        list(audit([("flask", "9")], index))
-    with pytest.raises(Unreachable, match="does not answer"):
-        list(audit([("flask", "3.0.0")], f"http://127.0.0.1:{free_port()}"))
-
-
-def test_every_pin_is_read(tmp_path: Path) -> None:
-    (tmp_path / "requirements.txt").write_text("Flask==3.0.0\n    # via x\nb==1 ; python_version\n")
-    (tmp_path / "requirements-dev.txt").write_text("flask==3.0.0\nd_e==2.0.1 \\\n")
-    assert pinned(tmp_path) == [("b", "1"), ("d_e", "2.0.1"), ("flask", "3.0.0")]
-    assert len(pinned()) > 50
-
-
-def test_without_an_answer_it_ends_well_and_says_so() -> None:
-    run = subprocess.run(
-        [sys.executable, PROJECT / "scripts/audit.py", f"http://127.0.0.1:{free_port()}"],
-        capture_output=True,
-        text=True,
-        check=True,
+def audit(url: str) -> subprocess.CompletedProcess[str]:
+    """The script, asking at `url`."""
+    asked = ["--vulnerability-service=osv", f"--osv-url={url}"]
+    return subprocess.run(
+        [sys.executable, SCRIPT, *asked], capture_output=True, text=True, check=False
     )
+
+
+def test_a_known_flaw_of_a_pinned_version_is_a_failure(advisories: str) -> None:
+    run = audit(advisories)
+    assert run.returncode == 1, run.stderr
+    found, total = run.stdout.splitlines()
+    assert found.startswith("flask ")
+    assert found.endswith(": PYSEC-2026-1, fixed in 99.1")
+    assert total.endswith(" pinned packages: 1 known vulnerabilities")
+    assert int(total.split()[1]) > 50
+
+
+def test_where_nobody_tells_it_ends_well_and_says_why() -> None:
+    run = audit(f"http://127.0.0.1:{free_port()}")
+    assert run.returncode == 0
     assert run.stdout.startswith("audit skipped: ")
+    assert "Connection refused" in run.stdout
