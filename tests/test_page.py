@@ -343,7 +343,8 @@ def test_an_error_is_shown_in_the_services_own_words_with_the_request(
     expect(alert).to_contain_text("'input' has 5000 characters; at most 4096 are allowed.")
     shown = re.search("Request ([0-9a-f]{32})", alert.inner_text())
     assert shown is not None
-    assert shown[1] in service.log
+    request_id = shown[1]
+    wait_until(lambda: request_id in service.log)
     speak_all(page, "It goes on after an error.")
     expect(alert).to_be_empty()
 

@@ -373,7 +373,7 @@ def test_an_endless_body_is_answered_and_cut_off(gw: Gateway) -> None:
         assert sent_until_cut_off(connection, piece) < 200_000_000
     assert memory_of(gw) - memory < 20_000_000
     assert gw.client.get("/health/live").status_code == 200
-    assert " status=413 " in gw.log
+    wait_until(lambda: " status=413 " in gw.log)
 
 
 def test_a_client_that_leaves_in_the_middle_leaves_nothing(gw: Gateway, sound: bytes) -> None:
