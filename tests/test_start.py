@@ -233,7 +233,8 @@ def test_the_start_tells_what_is_configured_and_what_is_missing_once(
         "API_KEYS is not set: whoever reaches this port may have something spoken.",
         "REDIS_URL is not set: each worker has a cache of its own and speaks what another has "
         "spoken, and RATE_LIMIT is counted by each.",
-        f"Listening at http://127.0.0.1:{service.port}/v1; hear it with:",
+        f"Listening at http://127.0.0.1:{service.port}/v1; hear it at "
+        f"http://127.0.0.1:{service.port}/ in a browser, or with:",
         f"  curl http://127.0.0.1:{service.port}/v1/audio/speech -H 'Content-Type: "
         """application/json' -d '{"input": "你好，世界。 Hello, world."}' -o hello.wav""",
     ]

@@ -188,8 +188,9 @@ def _invitation(settings: Mapping[str, Any]) -> list[str]:
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared only
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{settings['PORT']}"
     key = ' -H "Authorization: Bearer $API_KEY"' if settings["API_KEYS"] else ""
+    page = f"at {url}/ in a browser, or " if settings["PAGE"] else ""
     return [
-        f"Listening at {url}/v1; hear it with:",
+        f"Listening at {url}/v1; hear it {page}with:",
         f"  curl {url}/v1/audio/speech{key} -H 'Content-Type: application/json' "
         """-d '{"input": "你好，世界。 Hello, world."}' -o hello.wav""",
     ]
