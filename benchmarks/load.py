@@ -74,11 +74,11 @@ class Heard:
     body: bytes
 
 
-def speech_request(text: str) -> bytes:
-    """A request for `text`, as a client with a kept connection sends it."""
+def speech_request(text: str, query: str = "") -> bytes:
+    """A request for `text`, as a client with a kept connection sends it; `query` begins with ?."""
     body = json.dumps({"model": "tts-1", "input": text}).encode()
     head = (
-        f"POST {SPEECH} HTTP/1.1",
+        f"POST {SPEECH}{query} HTTP/1.1",
         "Host: 127.0.0.1",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
