@@ -18,8 +18,6 @@ _POLICY = "; ".join(
 
 
 def under_policy(page: Response) -> Response:
-    """The page with the headers that hold a browser to it."""
+    """The page with the policy that a browser holds it to; `front.protection` adds the rest."""
     page.headers["Content-Security-Policy"] = _POLICY
-    page.headers["Referrer-Policy"] = "no-referrer"
-    page.headers["X-Content-Type-Options"] = "nosniff"
     return page
