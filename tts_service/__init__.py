@@ -67,7 +67,7 @@ def create_app(config: object) -> Flask:
     register(app, create_app)
     _allow_origins(app)
     app.wsgi_app = Front(  # type: ignore[method-assign] # Flask's way to wrap it
-        app.wsgi_app, metrics=services.metrics, proxies=Proxies(app.config["TRUSTED_PROXIES"])
+        app.wsgi_app, metrics=services.metrics, proxies=services.proxies
     )
     return app
 
@@ -121,6 +121,7 @@ def _build(app: Flask) -> Services:
     keys = ApiKeys(settings["API_KEYS"])
     limit = settings["RATE_LIMIT"]
     rates = Rates(limit, Windows(shared)) if limit else None
+    proxies = Proxies(settings["TRUSTED_PROXIES"])
     hits = Hits(
         synthesizer,
         bounded,
@@ -128,7 +129,7 @@ def _build(app: Flask) -> Services:
         keys=keys,
         max_input_chars=settings["MAX_INPUT_CHARS"],
         allows_origins=bool(settings["CORS_ORIGINS"]),
-        proxies=Proxies(settings["TRUSTED_PROXIES"]),
+        proxies=proxies,
         rates=rates,
     )
     return Services(
@@ -142,6 +143,7 @@ def _build(app: Flask) -> Services:
         metrics=counts,
         keys=keys,
         rates=rates,
+        proxies=proxies,
         hits=hits,
         captions=Captions(memory, keys),
     )

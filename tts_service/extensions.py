@@ -11,6 +11,7 @@ from tts_service.dispatcher import Dispatcher
 from tts_service.hits import Hits
 from tts_service.keys import ApiKeys
 from tts_service.metrics import Metrics
+from tts_service.proxies import Proxies
 from tts_service.rates import Rates
 from tts_service.self_test import SelfTest
 from tts_service.shared_cache import SharedCache
@@ -35,6 +36,7 @@ class Services:
     metrics: Metrics
     keys: ApiKeys
     rates: Rates | None
+    proxies: Proxies
     hits: Hits
     captions: Captions
 
