@@ -199,13 +199,14 @@ def test_a_reader_that_leaves_in_the_middle_leaves_nothing_behind(
     service = gateway(GRADIO_URL=backend.url)
     service.post({"input": LONG})
     body = json.dumps({"input": LONG}).encode()
-    files = service.open_files()
+    files, workers = service.open_files(), service.workers()
     for _ in range(20):
         with connect(service) as client:
             client.sendall(raw_request(body, "X-Request-ID: leaves"))
             client.recv(1000)
     wait_until(lambda: service.open_files() <= files)
     wait_until(lambda: service.log.count(" leaves]") == 20)
+    assert service.workers() == workers
 
 
 @pytest.mark.parametrize(

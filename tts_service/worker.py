@@ -265,16 +265,16 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         conn.received.clear()
         conn.hit = hit
         conn.unsent = [memoryview(hit.head), hit.body]
-        if self._send(conn):
+        if self._send(conn) and conn.hit is not None:
             self._watch(conn, self.poller.modify, read=False)
 
     def _send_on(self, conn: Connection, _client: socket.socket) -> None:
         """The client takes more; when it has got all, its next request is waited for."""
-        if not self._send(conn) and conn.hit is None:
+        if self._send(conn) and conn.hit is None:
             self._watch(conn, self.poller.modify, read=True)
 
     def _send(self, conn: Connection) -> bool:
-        """As much as the client takes now; whether it must be waited for."""
+        """As much as the client takes now; False if it has left."""
         try:
             sent = conn.sock.sendmsg(conn.unsent)
         except BlockingIOError:
@@ -287,10 +287,10 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
             sent -= len(conn.unsent.pop(0))
         if conn.unsent:
             conn.unsent[0] = conn.unsent[0][sent:]
-            return True
-        conn.end_hit()
-        conn.set_timeout()
-        return False
+        else:
+            conn.end_hit()
+            conn.set_timeout()
+        return True
 
     # -- errors before there is a request --------------------------------------------------------
 

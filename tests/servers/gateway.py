@@ -20,6 +20,9 @@ STOP_LIMIT = 40  # seconds; gunicorn's own grace is 30
 INHERITED = ("LANG", "LC_ALL")
 
 
+_DEATH = "Exception in worker process"  # gunicorn's words
+
+
 class Gateway:
     """The service on 127.0.0.1 with `settings` as its environment, and no other.
 
@@ -79,7 +82,11 @@ class Gateway:
         wait_until(self._is_live, START_LIMIT)
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> int | None:
-        """Ask it to end, make sure that it does, and return its exit code."""
+        """Ask it to end, make sure that it does, and return its exit code.
+
+        AssertionError if an exception ended a worker: gunicorn starts another, so a test would not
+        notice.
+        """
         if self._process is None:
             return None
         atexit.unregister(self.stop)
@@ -89,7 +96,9 @@ class Gateway:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_LIMIT)
         self._kill_group()
-        return self._process.wait()
+        code = self._process.wait()
+        assert _DEATH not in self.log, self.log
+        return code
 
     def post(self, json: object, **headers: str) -> httpx.Response:
         """Ask for speech; `X_Request_ID="1"` becomes the header `X-Request-ID: 1`."""
