@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,7 +31,7 @@ from tts_service.metrics import Metrics
 from tts_service.speech_request import parse_speech_request
 from tts_service.sse import as_events
 from tts_service.synthesizer import Plan, Speech, Synthesizer
-from tts_service.voices import VoiceCatalogue
+from tts_service.voices import Voice, VoiceCatalogue
 
 TOLERANCE = 0.05  # seconds; the promise
 AT_START = 0.01  # what is kept in fact: whoever forgets a codec's delay is further off
@@ -254,23 +256,28 @@ def test_what_is_not_spoken_has_no_cue(service: Service, text: str) -> None:
 
 # -- hits ------------------------------------------------------------------------------------------
 
+HEAD = Head("/v1/audio/speech", None, "127.0.0.1", "somebody")
 
-def test_the_poller_links_captions_that_are_there_and_of_this_very_answer(service: Service) -> None:
-    keys = ApiKeys(())
-    hits = Hits(
-        *(service.synthesizer, service.cache, Metrics()),
-        keys=keys,
+
+def hits_of(service: Service, metrics: Metrics | None = None) -> Hits:
+    return Hits(
+        *(service.synthesizer, service.cache, metrics or Metrics()),
+        keys=ApiKeys(()),
         max_input_chars=1000,
         allows_origins=False,
     )
-    captions = Captions(service.cache, keys)
+
+
+def test_the_poller_links_captions_that_are_there_and_of_this_very_answer(service: Service) -> None:
+    hits = hits_of(service)
+    captions = Captions(service.cache, ApiKeys(()))
     fields = {"input": "By the poller. In two parts.", "response_format": "mp3"}
     plan = service.plan(**fields)
     _, told = service.whole(plan)
 
     def find(**more: object) -> bytes | None:
         body = json.dumps({**fields, **more}).encode()
-        hit = hits.find(Head("/v1/audio/speech", None, "127.0.0.1", "somebody"), body)
+        hit = hits.find(HEAD, body)
         return hit and hit.head
 
     assert b"\r\nLink: " not in (find() or b"\r\nLink: ")
@@ -285,6 +292,44 @@ def test_the_poller_links_captions_that_are_there_and_of_this_very_answer(servic
     assert head.endswith(b"\r\n\r\n")
     service.cache.set(plan.key, records.pack(b"spoken anew")[0])
     assert find(timestamps=True) is None
+
+
+def test_what_comes_in_together_looks_at_its_recording_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics()
+    hits = hits_of(service, metrics)
+    fields = {"input": "All at once.", "response_format": "mp3"}
+    service.whole(service.plan(**fields))
+    looks: list[str | None] = []
+    resolve = service.synthesizer.voices.resolve
+
+    def look(voice: str | None, model: str | None) -> Voice:
+        looks.append(voice)
+        return resolve(voice, model)
+
+    monkeypatch.setattr(service.synthesizer.voices, "resolve", look)
+    body = json.dumps(fields).encode()
+    for turn in range(1, 4):
+        found = [hits.find(HEAD, body) for _ in range(5)]
+        hits.end_turn()
+        assert all(hit is not None for hit in found)
+        assert len({hit.head for hit in found if hit}) == 5, "each has an id of its own"
+        assert len(looks) == turn
+    record = service.synthesizer.find(service.plan(**fields))
+    assert record is not None
+    [told] = re.findall(r'_total\{source="cache"\} (.*)', metrics.exposition().decode())
+    assert float(told) == pytest.approx(15 * record.notes["seconds"]) != 0
+
+
+def test_hits_keep_no_record_that_the_cache_let_go(service: Service) -> None:
+    hits = hits_of(service)
+    plan = service.plan(input="Let it go.")
+    service.whole(plan)
+    assert hits.find(HEAD, b'{"input": "Let it go."}') is not None
+    packed = service.cache.get(plan.key)
+    service.forget(plan)
+    assert sys.getrefcount(packed) == 2  # `packed`, and the call's argument
 
 
 # -- events ----------------------------------------------------------------------------------------

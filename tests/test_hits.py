@@ -209,6 +209,47 @@ def test_a_reader_that_leaves_in_the_middle_leaves_nothing_behind(
     assert service.workers() == workers
 
 
+IDS = (
+    ["X-Request-ID: mine"],
+    ["x-request-id:mine"],
+    ["X-REQUEST-ID: \t mine"],
+    ['X-Request-ID: of "several" words'],
+    ["X-Request-ID: mine  "],
+    ["X-Request-ID: " + "x" * 128],
+    ["X-Request-ID: " + "x" * 129],
+    ["X-Request-ID: mine\tyours"],
+    ["X-Request-ID: m\xefne"],
+    ["X-Request-ID:"],
+    ["X-Request-ID: mine", "X-Request-ID: yours"],
+    ["X-Request-ID: mine", "x-request-id:"],
+    ["X-Request-ID : mine"],
+    ["X-Request-ID: mine", " folded"],
+    ["Y-X-Request-ID: mine"],
+)
+
+
+def test_a_request_id_is_read_as_a_thread_reads_it(
+    gateway: StartGateway, backend: GradioApp
+) -> None:
+    body = b'{"input": "Whose is it?"}'
+
+    def told(service: Gateway, lines: list[str]) -> tuple[list[str], bytes, bytes | None]:
+        with connect(service) as client:
+            client.sendall(raw_request(body, *lines))
+            answer, _ = read_answer(client)
+        own = re.search(rb"(?i)\r\nx-request-id: (?![0-9a-f]{32}\b)([^\r]*)", answer)
+        return lines, answer.split(b"\r\n")[0], own and own[1]
+
+    def all_told(fast: int) -> list[tuple[list[str], bytes, bytes | None]]:
+        service = gateway(GRADIO_URL=backend.url, FAST_HITS=fast)
+        service.post(json.loads(body))
+        return [told(service, lines) for lines in (*IDS, *IDS)]  # with heads new and known
+
+    by_poller, by_threads = all_told(1), all_told(0)
+    assert by_poller == by_threads
+    assert {own for _, _, own in by_poller} > {b"mine", None}
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [

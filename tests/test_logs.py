@@ -2,12 +2,17 @@
 
 import json
 import logging
+import os
 import re
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from select import PIPE_BUF
 from typing import Any
 
 import pytest
@@ -21,6 +26,7 @@ from tts_service.logs import (
     GunicornFilter,
     JsonFormatter,
     RequestIdFilter,
+    StderrHandler,
     TextFormatter,
     request_id,
 )
@@ -129,6 +135,111 @@ def test_json_lines_hold_what_the_level_lets_through(level: str, expected: list[
     told = [json.loads(line) for line in lines_of(level, "json")]
     assert [line["message"] for line in told] == expected
     assert {line["request_id"] for line in told} == {"the-id"}
+
+
+def test_a_forked_processs_lines_tell_its_own_id() -> None:
+    told = RequestIdFilter.process
+    seen, mine = os.pipe()
+    child = os.fork()
+    if not child:
+        made = record("forked")
+        RequestIdFilter().filter(made)
+        os.write(mine, str(made.process).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    with os.fdopen(seen), os.fdopen(mine, "w"):
+        assert int(os.read(seen, 100)) == child != told == os.getpid()
+
+
+# -- lines that are written together ---------------------------------------------------------------
+
+
+class Pipe:
+    """Notes each call."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def write(self, text: str) -> None:
+        self.written.append(text)
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pipe() -> Pipe:
+    return Pipe()
+
+
+@pytest.fixture
+def gathers(pipe: Pipe) -> logging.Logger:
+    """A logger whose handler writes to `pipe`."""
+    logger = logging.Logger("gathers")
+    logger.addHandler(StderrHandler(pipe))
+    return logger
+
+
+@contextmanager
+def gathering(logger: logging.Logger) -> Iterator[None]:
+    [handler] = logger.handlers
+    assert isinstance(handler, StderrHandler)
+    with handler.gathering():
+        yield
+
+
+def test_gathered_lines_are_written_at_the_end_in_few_calls_that_a_pipe_takes_whole(
+    gathers: logging.Logger, pipe: Pipe
+) -> None:
+    lines = [f"{number} {'ü' * 100}" for number in range(100)] + ["x" * 2 * PIPE_BUF, "last"]
+    with gathering(gathers):
+        for line in lines:
+            gathers.info(line)
+        assert pipe.written == []
+    assert "".join(pipe.written).splitlines() == lines
+    assert all(text.endswith("\n") for text in pipe.written)
+    sizes = [len(text.encode()) for text in pipe.written]
+    assert [size for size in sizes if size > PIPE_BUF] == [2 * PIPE_BUF + 1]
+    assert len(sizes) <= sum(sizes) / PIPE_BUF * 2
+    gathers.info("by itself")
+    assert pipe.written[-1] == "by itself\n"
+
+
+def test_gathered_lines_outlive_a_failing_block_but_not_a_broken_pipe(
+    gathers: logging.Logger, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        with gathering(gathers):
+            gathers.info("before")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert pipe.written == ["before\n"]
+
+    def broken(_text: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(pipe, "write", broken)
+    with gathering(gathers):
+        gathers.info("lost")
+    monkeypatch.undo()
+    gathers.info("after")
+    assert pipe.written == ["before\n", "after\n"]
+
+
+def test_another_threads_line_waits_for_the_gathered_ones_and_is_not_lost(
+    gathers: logging.Logger, pipe: Pipe
+) -> None:
+    other = threading.Thread(target=gathers.info, args=("another's",))
+    with gathering(gathers):
+        gathers.info("first")
+        other.start()
+        other.join(0.1)
+        assert other.is_alive()
+        gathers.info("second")
+    other.join(10)
+    assert pipe.written == ["first\nsecond\n", "another's\n"]
 
 
 # -- what must not be said -------------------------------------------------------------------------

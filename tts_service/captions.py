@@ -38,8 +38,8 @@ class Captions:
     def are_kept(self, answer: str, digest: str) -> bool:
         """Whether they are there, and of this very answer: one that was spoken anew under the
         same key has other times. It counts as a use, so that they stay as long as the answer."""
-        found = records.view(self._cache.get(self._key(self._name(answer))))
-        return found is not None and found[2].get("of") == digest
+        packed = self._cache.get(self._key(self._name(answer)))
+        return packed is not None and records.view(packed)[2].get("of") == digest
 
     def find(self, name: str) -> list[Cue] | None:
         """The cues at the URL with this name, if they are there."""

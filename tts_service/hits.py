@@ -6,12 +6,11 @@ a wrong key, a page of another origin, anything unusual) is none here, and goes 
 """
 
 import json
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
-from functools import cache
+from random import getrandbits
 
 from tts_service import records
 from tts_service.cache import BoundedCache
@@ -21,19 +20,19 @@ from tts_service.front import (
     CACHE_CONTROL,
     NOTES,
     PRINTABLE,
+    REQUEST_ID,
     AccessLine,
     plain_path,
     protection,
 )
 from tts_service.keys import ApiKeys
-from tts_service.logs import request_id
 from tts_service.metrics import Metrics
 from tts_service.proxies import Proxies
 from tts_service.rates import Rates, Standing, as_client
 from tts_service.speech_request import SpeechRequest, parse_speech_request
 from tts_service.synthesizer import Plan, Synthesizer
 
-#: Requests whose plan is remembered; the rest is parsed again. Bounds what the memory costs.
+#: Requests that are remembered; the rest is parsed again. Bounds what the memory costs.
 _REMEMBERED = 1024
 _LONGEST_REMEMBERED = 16 * 1024  # bytes of a body
 _UNUSUAL = frozenset(
@@ -60,8 +59,27 @@ class Hit:
     line: AccessLine
 
 
+@dataclass(slots=True)
+class _Known:
+    """A request, and what all answers to it have in common."""
+
+    asked: SpeechRequest
+    plan: Plan
+    turn: int  # in which the plan was last seen to hold
+    record: bytes = b""  # the head of the one that the following is of, which itself may leave
+    digest: str = ""
+    start: int = 0  # of the sound in it
+    seconds: float = 0.0
+    opening: str = ""  # of the answer's head
+    notes: Mapping[str, object] = field(default_factory=dict)  # for the log line
+
+
 class Hits:
-    """Finds answers; never waits for anything."""
+    """Finds answers; never waits for anything.
+
+    For one thread, which calls `end_turn` now and then: whatever comes between two such calls came
+    at the same time, so a recording is looked at once for all of it.
+    """
 
     def __init__(
         self,
@@ -86,7 +104,9 @@ class Hits:
         self._proxies = proxies or Proxies(())
         self._rates = rates
         self._clock = clock
-        self._plans: dict[bytes, tuple[SpeechRequest, Plan]] = {}
+        self._known: dict[bytes, _Known] = {}
+        self._turn = 0
+        self._seconds = 0.0  # of sound, in this turn's answers
         self._second = 0  # the date header's
         self._date = ""
 
@@ -114,74 +134,105 @@ class Hits:
             key or as_client(address),
         )
 
-    def find(self, head: Head, body: bytes) -> Hit | None:
-        """The answer to a request, if it is whole and in the cache."""
+    def find(self, head: Head, body: bytes, own_id: str | None = None) -> Hit | None:
+        """The answer to a request, if it is whole and in the cache.
+
+        `own_id`: the client's request id, where that is no longer in the head.
+        """
         began = self._clock()
-        known = self._plan(body)
+        known = self._recall(body)
         if known is None:
             return None
-        asked, plan = known
-        found = records.view(self._cache.get(plan.key))
-        if found is None:
+        key = known.plan.key
+        packed = self._cache.get(key)
+        if packed is None:
             return None
-        digest, sound, told = found
-        if asked.timestamps and not self._captions.are_kept(plan.key, digest):
+        if records.head(packed) != known.record:
+            self._prepare(known, packed)
+        if known.asked.timestamps and not self._captions.are_kept(key, known.digest):
             return None
         # Last of all: what goes to a thread is counted there.
         standing = None if self._rates is None else self._rates.take(head.client)
         if self._rates is not None and standing is None:
             return None  # a thread will refuse
-        self._metrics.note_sound("cache", told.get("seconds", 0.0))
-        new_id = head.request_id or secrets.token_hex(16)
-        request_id.set(new_id)
-        line = self._line(head, {**plan.facts, "cache": "HIT", "queue_ms": 0.0})
+        self._seconds += known.seconds
+        new_id = own_id or head.request_id or f"{getrandbits(128):032x}"
+        line = self._line(head, new_id, known.notes)
         spent = (self._clock() - began) * 1000
-        kind = plan.format.content_type
         answer = (
-            f"HTTP/1.1 200 OK\r\nServer: gunicorn\r\nDate: {self._now()}\r\n"
-            f"Connection: keep-alive\r\nContent-Type: {kind}\r\n"
-            f'Content-Length: {len(sound)}\r\nETag: "{digest}"\r\n'
-            f"Cache-Control: {CACHE_CONTROL}\r\nX-Cache: HIT\r\n"
-            f"Server-Timing: total;dur={spent:.1f}\r\n{_protection(kind)}{_rate(standing)}"
-            f"X-Request-ID: {new_id}\r\n"
+            f"{known.opening}Date: {self._now()}\r\nServer-Timing: total;dur={spent:.1f}\r\n"
+            f"{_rate(standing)}X-Request-ID: {new_id}\r\n\r\n"
         )
-        if asked.timestamps:
-            answer += "".join(f"Link: {link}\r\n" for link in self._captions.links(plan.key))
-        return Hit(f"{answer}\r\n".encode("latin-1"), sound, line)
+        return Hit(answer.encode("latin-1"), memoryview(packed)[known.start :], line)
 
-    def _line(self, head: Head, notes: Mapping[str, object]) -> AccessLine:
+    def end_turn(self) -> None:
+        """What comes from now on comes later."""
+        self._turn += 1
+        if self._seconds:
+            self._metrics.note_sound("cache", self._seconds)
+            self._seconds = 0.0
+
+    def _prepare(self, known: _Known, packed: bytes) -> None:
+        """Note what answers from this record have in common."""
+        plan = known.plan
+        known.record = records.head(packed)
+        known.digest, sound, told = records.view(packed)
+        known.start = len(packed) - len(sound)
+        known.seconds = told.get("seconds", 0.0)
+        known.notes = {**plan.facts, "cache": "HIT", "queue_ms": 0.0}
+        kind = plan.format.content_type
+        links = self._captions.links(plan.key) if known.asked.timestamps else []
+        headers = [
+            ("Server", "gunicorn"),
+            ("Connection", "keep-alive"),
+            ("Content-Type", kind),
+            ("Content-Length", str(len(sound))),
+            ("ETag", f'"{known.digest}"'),
+            ("Cache-Control", CACHE_CONTROL),
+            ("X-Cache", "HIT"),
+            *protection([("Content-Type", kind)]),
+            *(("Link", link) for link in links),
+        ]
+        known.opening = f"HTTP/1.1 200 OK\r\n{_lines(headers)}"
+
+    def _line(self, head: Head, new_id: str, notes: Mapping[str, object]) -> AccessLine:
         environ = {
             "REQUEST_METHOD": "POST",
             "PATH_INFO": head.path,
             "REMOTE_ADDR": head.address,
+            REQUEST_ID: new_id,
             NOTES: notes,
         }
         line = AccessLine(environ, self._metrics, self._clock)
         line.status = 200
         return line
 
-    def _plan(self, body: bytes) -> tuple[SpeechRequest, Plan] | None:
+    def _recall(self, body: bytes) -> _Known | None:
         """What the body asks for; None if that is wrong, streamed as events, or not known yet."""
-        known = self._plans.get(body)
+        known = self._known.get(body)
+        if known is not None and known.turn == self._turn:
+            return known
         try:
-            asked, before = known or (self._parse(body), None)
+            asked, before = (known.asked, known.plan) if known else (self._parse(body), None)
             plan = self._synthesizer.plan_at_once(asked, before)
         except (SpeechError, ValueError, RecursionError):
             return None
         if plan is None or asked.stream_format == "sse":
             return None
-        if plan is not before:
-            self._remember(body, asked, plan)
-        return asked, plan
+        if known is None or known.plan is not plan:
+            known = _Known(asked, plan, self._turn)
+            self._remember(body, known)
+        known.turn = self._turn
+        return known
 
     def _parse(self, body: bytes) -> SpeechRequest:
         return parse_speech_request(json.loads(body), max_input_chars=self._max_input_chars)
 
-    def _remember(self, body: bytes, asked: SpeechRequest, plan: Plan) -> None:
+    def _remember(self, body: bytes, known: _Known) -> None:
         if len(body) <= _LONGEST_REMEMBERED:
-            if len(self._plans) >= _REMEMBERED:
-                self._plans.clear()
-            self._plans[body] = (asked, plan)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[body] = known
 
     def _now(self) -> str:
         """The date header, which changes once a second."""
@@ -189,11 +240,6 @@ class Hits:
         if second != self._second:
             self._second, self._date = second, formatdate(second, usegmt=True)
         return self._date
-
-
-@cache
-def _protection(kind: str) -> str:
-    return _lines(protection([("Content-Type", kind)]))
 
 
 def _rate(standing: Standing | None) -> str:

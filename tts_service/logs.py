@@ -4,16 +4,22 @@ secret on any."""
 import json
 import logging
 import logging.config
+import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from select import PIPE_BUF
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 #: The id of the request that this thread is answering; "-" outside of one.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
+# Not worth finding out for each line (logging's own advice): what is not shown, and what stays the
+# same until the next fork.
+logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id"}
 _CREDENTIALS = re.compile(r"//[^/@\s\"']+@")
 _BEARER = re.compile(r"\b(bearer|basic)(:?\s+)(?![…$])[^\s\"',;]+", re.IGNORECASE)
@@ -67,25 +73,93 @@ _INVALID = re.compile(r"(Invalid request from ip=\S*: [^:'\"]*).*", re.DOTALL)
 
 
 class RequestIdFilter(logging.Filter):
-    """Puts the current request's id on every record."""
+    """Puts the process's id on every record, and the current request's if it has none."""
+
+    process = os.getpid()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id.get()
+        record.process = self.process
+        if not hasattr(record, "request_id"):
+            record.request_id = request_id.get()
         return True
+
+
+def _note_process() -> None:
+    RequestIdFilter.process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_process)
+
+
+class StderrHandler(logging.StreamHandler[Any]):
+    """Writes each line by itself, but those of a block in as few calls as may be."""
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Other threads' lines wait until the end of the block, which has to be short."""
+        self.acquire()
+        stream, self.stream = self.stream, (gathered := _Gathered())
+        try:
+            yield
+        finally:
+            self.stream = stream
+            with suppress(OSError):  # there is nowhere to tell it
+                for piece in gathered.pieces():
+                    stream.write(piece)
+                    stream.flush()
+            self.release()
+
+
+class _Gathered:
+    """A stream that keeps what is written."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Nothing: that is the point."""
+
+    def pieces(self) -> Iterator[str]:
+        """The lines, joined as long as a pipe takes them at once: several workers share it, and
+        their lines must not end up in the middle of each other."""
+        joined, size = "", 0
+        for line in self._lines:
+            length = len(line.encode(errors="backslashreplace"))
+            if joined and size + length > PIPE_BUF:
+                yield joined
+                joined, size = "", 0
+            joined, size = joined + line, size + length
+        if joined:
+            yield joined
+
+
+@contextmanager
+def gathering() -> Iterator[None]:
+    """What the service logs within the block is written at its end, see `StderrHandler`."""
+    with ExitStack() as stack:
+        for handler in logging.getLogger("tts_service").handlers:
+            if isinstance(handler, StderrHandler):
+                stack.enter_context(handler.gathering())
+        yield
 
 
 class TextFormatter(logging.Formatter):
     """A line for people; a traceback follows on lines of its own."""
 
     def __init__(self, discretion: Discretion | None = None) -> None:
-        super().__init__(
-            "%(asctime)s %(levelname)-7s [%(process)d %(request_id)s] %(name)s: %(message)s"
-        )
+        super().__init__()
         self._discretion = discretion or Discretion()
         self._second: tuple[int, str] = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
         return self._discretion(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        what = f"{record.levelname:7} [{record.process} {getattr(record, 'request_id', '-')}]"
+        return f"{self.formatTime(record)} {what} {record.name}: {record.message}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         """As ever, but the calendar is asked once a second: hits come in thousands."""
@@ -146,7 +220,7 @@ def logging_config(
         "handlers": {
             "nowhere": {"class": "logging.NullHandler"},
             "stderr": {
-                "class": "logging.StreamHandler",
+                "()": StderrHandler,
                 "formatter": style,
                 "filters": ["request_id"],
             },
@@ -163,8 +237,6 @@ def logging_config(
 
 
 def configure(level: str, style: Literal["text", "json"], secrets: Iterable[str] = ()) -> None:
-    # Not shown, so not worth finding out for each line (logging's own advice).
-    logging.logThreads = logging.logMultiprocessing = False
     logging.config.dictConfig(logging_config(level, style, secrets))
 
 

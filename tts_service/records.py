@@ -37,10 +37,13 @@ def pack(body: bytes, notes: dict[str, Any] | None = None) -> tuple[bytes, Recor
     return packed, Record(body, digest.hex(), notes)
 
 
-def view(packed: bytes | None) -> tuple[str, memoryview, dict[str, Any]] | None:
+def head(packed: bytes) -> bytes:
+    """What tells a record from all others: those with the same head have the same digest."""
+    return packed[: _HEAD.size]
+
+
+def view(packed: bytes) -> tuple[str, memoryview, dict[str, Any]]:
     """The digest, the body and the notes of a record of our own, without a copy."""
-    if packed is None:
-        return None
     _, digest, length = _HEAD.unpack_from(packed)
     start = _HEAD.size + length
     return digest.hex(), memoryview(packed)[start:], json.loads(packed[_HEAD.size : start].decode())
