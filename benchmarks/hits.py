@@ -149,19 +149,27 @@ def _of_nginx(place: Bench, gateway: Server, notes: list[str]) -> Sequence[Telle
         return []
     without = place.nginx("this service behind nginx, no cache", gateway, has_cache=False)
     with_cache = place.nginx("this service behind nginx with its cache", gateway, has_cache=True)
+    bare = place.nginx_bare("nginx, nothing but a cache", gateway)
     files = place.nginx_with_files("nginx, a file", {_file(t): wav_bytes(t) for t in _TEXTS})
     return [
         Teller(without, behind=gateway),
         Teller(with_cache, behind=gateway, verdict="nginx"),
+        Teller(bare, behind=gateway, verdict="nginx"),
         Teller(files, has_files=True),
     ]
 
 
 def _beside_files(fronts: Sequence[Teller]) -> Iterator[str]:
     if fronts:
-        _, with_cache, files = fronts
-        ratios = ", ".join(f"{with_cache.ratio(files, case):.2f} ({case})" for case in _CASES)
-        yield f"Behind nginx with its cache, beside nginx's file (target ≥ {_TARGET}): {ratios}."
+        _, with_cache, bare, files = fronts
+        yield (
+            f"Behind nginx with its cache, beside nginx's file (target ≥ {_TARGET}): "
+            f"{_ratios(with_cache, files)}. nginx with nothing but a cache: {_ratios(bare, files)}."
+        )
+
+
+def _ratios(teller: Teller, base: Teller) -> str:
+    return ", ".join(f"{teller.ratio(base, case):.2f} ({case})" for case in _CASES)
 
 
 def _file(text: str) -> str:

@@ -34,7 +34,7 @@ _STOP_LIMIT = 5.0  # seconds, after which it is killed
 _TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds, the unit of times in /proc
 
 #: As much of nginx as serving files takes; its log is written as deploy/nginx.conf has it.
-_FILE_SERVER = """
+_NGINX = """
 user {user};
 worker_processes auto;
 pid {folder}/nginx.pid;
@@ -51,11 +51,22 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     scgi_temp_path {folder}/scgi;
     uwsgi_temp_path {folder}/uwsgi;
+    {http}
     server {{
         listen 127.0.0.1:{port};
-        root {root};
+        {server}
     }}
 }}
+"""
+_BARE_CACHE = """
+        location / {{
+            proxy_pass           {url};
+            proxy_cache          kept;
+            proxy_cache_methods  GET POST;
+            proxy_cache_key      $request_uri$request_body;
+            proxy_hide_header    X-Cache;
+            add_header           X-Cache NGINX;
+        }}
 """
 
 
@@ -250,6 +261,19 @@ class Bench:
             folder.mkdir(parents=True)
         return self._nginx(name, configuration, port=project.port, ready_path="/health/ready")
 
+    def nginx_bare(self, name: str, gateway: Server) -> Server:
+        """nginx in front of `gateway` with a cache for whatever is asked, and nothing else: the
+        least that an answer from nginx's cache can take."""
+        port, folder = free_port(), self._new_folder("bare")
+        configuration = _NGINX.format(
+            user=getpass.getuser(),
+            folder=folder,
+            port=port,
+            http=f"proxy_cache_path {folder}/kept keys_zone=kept:16m levels=1:2 use_temp_path=off;",
+            server=_BARE_CACHE.format(url=gateway.url),
+        )
+        return self._nginx(name, configuration, port=port, ready_path="/health/ready")
+
     def nginx_with_files(self, name: str, files: Mapping[str, int]) -> Server:
         """nginx that serves files alone, of these names and bytes."""
         port = free_port()
@@ -257,8 +281,8 @@ class Bench:
         for file, size in files.items():
             (root / file).write_bytes(bytes(size))
         folder = self._new_folder(f"nginx-{port}")
-        configuration = _FILE_SERVER.format(
-            user=getpass.getuser(), folder=folder, port=port, root=root
+        configuration = _NGINX.format(
+            user=getpass.getuser(), folder=folder, port=port, http="", server=f"root {root};"
         )
         return self._nginx(name, configuration, port=port, ready_path=f"/{next(iter(files))}")
 
