@@ -1,6 +1,7 @@
 """The two doors: `make run` with the demo backend, gunicorn by the Procfile, `python wsgi.py`."""
 
 import os
+import platform
 import re
 import signal
 import socket
@@ -239,6 +240,42 @@ def test_the_start_tells_what_is_configured_and_what_is_missing_once(
         """application/json' -d '{"input": "你好，世界。 Hello, world."}' -o hello.wav""",
     ]
     assert "hidden" not in service.log
+
+
+KEEPS_MEMORY = """
+import sys
+from pathlib import Path
+from tts_service.start import share_memory_among_threads
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+if sys.argv[1:]:
+    share_memory_among_threads()
+bytes(8 << 20)  # from which glibc learns
+before = resident()
+blocks = [b"x" * (1 << 20) for _ in range(8)]
+del blocks
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is free")
+def test_what_large_blocks_took_is_given_back_unless_the_operator_wants_it_kept() -> None:
+    def kept(*arguments: str, **environment: str) -> int:
+        command = [sys.executable, "-c", KEEPS_MEMORY, *arguments]
+        told = subprocess.check_output(
+            command, env={**os.environ, **environment}, text=True, timeout=60
+        )
+        return int(told)
+
+    as_operators_say = {
+        "MALLOC_MMAP_THRESHOLD_": f"{32 << 20}",
+        "MALLOC_TRIM_THRESHOLD_": f"{64 << 20}",
+    }
+    assert kept() > 6 << 20
+    assert kept("shared") < 2 << 20
+    assert kept("shared", **as_operators_say) > 6 << 20
 
 
 def test_a_complete_configuration_is_warned_of_nothing(caplog: pytest.LogCaptureFixture) -> None:

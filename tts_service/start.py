@@ -21,8 +21,12 @@ from tts_service.voices import VoiceCatalogue
 
 logger = logging.getLogger(__name__)
 
-_M_ARENA_MAX = -8  # mallopt(3)
-_ARENAS = 2
+#: mallopt(3): the number of a parameter, its value, and the variable by which an operator sets it.
+_MEMORY = (
+    (-8, 2, "MALLOC_ARENA_MAX"),
+    (-1, 1 << 20, "MALLOC_TRIM_THRESHOLD_"),
+    (-3, 1 << 20, "MALLOC_MMAP_THRESHOLD_"),
+)
 
 
 class CannotStart(Exception):
@@ -30,15 +34,19 @@ class CannotStart(Exception):
 
 
 def share_memory_among_threads() -> None:
-    """Have this process and its children allocate from few arenas.
+    """Have this process and its children allocate from few arenas, and give back what is free.
 
-    By itself glibc gives nearly each thread one of its own, and keeps in each what was once needed
-    there: with eighty threads that encode now and then, many times what they need together. A C
-    library without arenas (musl) has no such setting, and no such need.
+    By itself glibc gives nearly each thread an arena of its own, and keeps in each what was once
+    needed there: with eighty threads that encode now and then, many times what they need together.
+    And once it has seen large blocks come and go, such as an encoder's, it keeps up to twice their
+    size at the end of each arena, at most 64 MB. A C library without arenas (musl) has no such
+    settings, and no such need.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:  # the operator knows better
-        mallopt(_M_ARENA_MAX, _ARENAS)
+    if mallopt is not None:
+        for parameter, value, variable in _MEMORY:
+            if variable not in os.environ:  # else the operator knows better
+                mallopt(parameter, value)
 
 
 def require_free_port(host: str, port: int) -> None:
