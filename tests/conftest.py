@@ -26,10 +26,22 @@ NPM_LIMIT = 100  # seconds
 #: Shared apps that are kept running: an idle one costs 2 % of a core, starting one 0.4 s.
 MOST_SHARED = 6
 
+#: The files that take more than a minute, the longest first.
+LONG = (
+    *("test_soak", "test_attack", "test_deploy", "test_faults", "test_schemathesis"),
+    *("test_openai_python", "test_cli", "test_page", "test_start"),
+)
+
 Pool = OrderedDict[tuple[str, str | None], GradioApp]
 StartServers = Callable[..., Sequence[Any]]
 StartGradioApp = Callable[..., GradioApp]
 StartGateway = Callable[..., Gateway]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: a worker that begins the longest of all last ends long after the others."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture

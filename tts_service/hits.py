@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from random import getrandbits
+from typing import NamedTuple
 
 from tts_service import records
 from tts_service.cache import BoundedCache
@@ -50,8 +51,7 @@ class Head:
     client: str  # whose rate it counts for
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """An answer's head and body, and its log line, to be written when both are out."""
 
     head: bytes

@@ -70,7 +70,7 @@ class Connection(TConn):  # type: ignore[misc] # gunicorn has no types
         """Nothing more of it will be sent."""
         hit, self.hit = self.hit, None
         if hit is not None:
-            hit.line.count(len(hit.body) - sum(len(part) for part in self.unsent[-1:]))
+            hit.line.count(len(hit.body) - (len(self.unsent[-1]) if self.unsent else 0))
             hit.line.end()
             self._ended(hit.line)
 
