@@ -5,15 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check audit format requirements screenshots clean
+.PHONY: run test coverage check audit format requirements screenshots clean
 
 run: $(INSTALLED)  ## Serve: on GRADIO_URL if it is set, else on the embedded demo backend.
 	@exec $(BIN)/gunicorn wsgi:app
 
 # Side by side first, then one by one what measures time. ARGS may well choose none of either: 5.
-test: $(INSTALLED)  ## The whole suite, with coverage.
-	@$(BIN)/python -m pytest -m "not alone" -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS) || [ $$? -eq 5 ]
-	@$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=term $(ARGS) || [ $$? -eq 5 ]
+test: $(INSTALLED)  ## The whole suite.
+	@$(BIN)/python -m pytest -m "not alone" -n 4 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
+
+coverage: $(INSTALLED)  ## The same, and which lines it ran; takes a quarter longer.
+	@$(BIN)/coverage erase
+	@$(MAKE) --no-print-directory test ARGS="--cov --cov-append --cov-report= $(ARGS)"
+	@$(BIN)/coverage report
 
 check: $(INSTALLED)  ## Style, types and the direction of imports.
 	@$(BIN)/ruff check .
