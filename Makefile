@@ -12,7 +12,7 @@ run: $(INSTALLED)  ## Serve: on GRADIO_URL if it is set, else on the embedded de
 
 # Side by side first, then one by one what measures time. ARGS may well choose none of either: 5.
 test: $(INSTALLED)  ## The whole suite.
-	@$(BIN)/python -m pytest -m "not alone" -n 4 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m "not alone" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS) || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
 coverage: $(INSTALLED)  ## The same, and which lines it ran; takes a quarter longer.
