@@ -33,7 +33,7 @@ _START_LIMIT = 60.0  # seconds, until a server answers
 _STOP_LIMIT = 5.0  # seconds, after which it is killed
 _TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds, the unit of times in /proc
 
-#: As much of nginx as serving files takes; its log is written as deploy/nginx.conf has it.
+#: As little of nginx as may be around a `server`; its log is written as deploy/nginx.conf has it.
 _NGINX = """
 user {user};
 worker_processes auto;

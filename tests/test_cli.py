@@ -628,7 +628,7 @@ def test_a_second_ctrl_c_stops_at_once(
 def test_what_was_spoken_outlives_a_kill(
     run: Run, gradio_app: StartGradioApp, prompts: Path, book: Path, tmp_path: Path
 ) -> None:
-    # As above.
+    # Another backend goes on: the first may still have calls of the killed process in its queue.
     backend, another = gradio_app(), gradio_app()
     stopping = Stopping(tmp_path, backend, GRADIO_URL=backend.url)
     stopping.speak(4)

@@ -65,7 +65,7 @@ class _Known:
 
     asked: SpeechRequest
     plan: Plan
-    turn: int  # in which the plan was last seen to hold
+    turn: int = 0  # in which the plan was last seen to hold
     record: bytes = b""  # the head of the one that the following is of, which itself may leave
     digest: str = ""
     start: int = 0  # of the sound in it
@@ -220,7 +220,7 @@ class Hits:
         if plan is None or asked.stream_format == "sse":
             return None
         if known is None or known.plan is not plan:
-            known = _Known(asked, plan, self._turn)
+            known = _Known(asked, plan)
             self._remember(body, known)
         known.turn = self._turn
         return known

@@ -18,9 +18,7 @@ PROJECT = Path(__file__).parents[2]
 START_LIMIT = 30  # seconds
 STOP_LIMIT = 40  # seconds; gunicorn's own grace is 30
 INHERITED = ("LANG", "LC_ALL")
-
-
-_DEATH = "Exception in worker process"  # gunicorn's words
+DEATH = "Exception in worker process"  # gunicorn's words
 
 
 class Gateway:
@@ -97,7 +95,7 @@ class Gateway:
             self._process.wait(STOP_LIMIT)
         self._kill_group()
         code = self._process.wait()
-        assert _DEATH not in self.log, self.log
+        assert DEATH not in self.log, self.log
         return code
 
     def post(self, json: object, **headers: str) -> httpx.Response:
