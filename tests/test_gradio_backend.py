@@ -112,7 +112,8 @@ def within(seconds: float) -> Iterator[None]:
 class Passage(http.server.ThreadingHTTPServer):
     """A door before a Gradio server, which remembers who came through.
 
-    Requests whose path begins like `stuck_at` are never answered.
+    Requests whose path begins like `stuck_at` are never answered. A piece of an answer in which
+    `slow_word` occurs comes after `slowness` seconds.
     """
 
     daemon_threads = True
@@ -123,6 +124,8 @@ class Passage(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.requests: list[tuple[str, Message]] = []
         self.stuck_at = "nowhere"
+        self.slow_word = b"nothing of the kind"
+        self.slowness = 0.0
         self.closing = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -156,7 +159,11 @@ class _Passing(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
             self.end_headers()
             for piece in answer.iter_bytes():
-                self.wfile.write(piece)
+                before, word, after = piece.partition(self.server.slow_word)
+                self.wfile.write(before)
+                if word:
+                    self.server.closing.wait(self.server.slowness)
+                self.wfile.write(word + after)
 
     do_POST = do_HEAD = do_GET  # noqa: N815 - names that the base class asks for
 
@@ -673,6 +680,22 @@ def test_calls_at_the_same_time_have_a_session_each_and_leave_it_to_later_ones(
     streams = [path for path, _ in door.requests if path.startswith("GET /gradio_api/queue/data")]
     assert len(streams) == 8
     assert len(set(streams)) == 4
+
+
+def test_a_call_right_after_another_does_not_share_the_end_of_its_stream(
+    shared_app: StartGradioApp, passage: OpenPassage, open_backend: OpenBackend, voice: Voice
+) -> None:
+    app = shared_app("indextts-2.0")
+    door = passage(app.url)
+    door.slow_word, door.slowness = b"close_stream", 0.2
+    backend = open_backend(door.url)
+    binding = backend.describe()
+    # Two calls each: the hidden choice is switched on before.
+    params = binding.effective({}, "tired and sad")
+    for text in ("One.", "Two.", "Three."):
+        sound = backend.synthesize(Segment(text, voice, binding.identity, params), LIMIT)
+        assert sound == expected("indextts-2.0", voice, text)
+    assert [call["arguments"]["text"] for call in app.calls] == ["One.", "Two.", "Three."]
 
 
 def test_certificates_are_loaded_no_more_than_once(

@@ -349,6 +349,25 @@ def test_an_error_is_shown_in_the_services_own_words_with_the_request(
     expect(alert).to_be_empty()
 
 
+#: The first sound's opening is told when it is closed already.
+LATE_OPENING = """() => {
+    const sources = MediaSource.prototype;
+    const listen = sources.addEventListener;
+    sources.addEventListener = function (name, ...rest) {
+        sources.addEventListener = listen;
+        listen.call(this, name === "sourceopen" ? "sourceclose" : name, ...rest);
+    };
+}"""
+
+
+def test_sound_that_was_refused_before_it_could_open_is_no_fault_of_the_page(page: Page) -> None:
+    page.evaluate(LATE_OPENING)
+    speak(page, "x" * 5000)
+    expect(page.locator("#trouble")).to_contain_text("at most 4096 are allowed.")
+    speak_all(page, "It goes on after an error.")
+    play_past(page, 0.3)
+
+
 def test_a_service_that_cannot_be_reached_is_told_from_one_that_refuses(page: Page) -> None:
     page.context.set_offline(True)
     speak(page, "Is anybody there?")

@@ -63,6 +63,8 @@ _PING_SECONDS = 3.0
 _ANSWER_SECONDS = 10.0
 # The server sends a heartbeat every 15 s while a job waits or runs, so silence is a fault.
 _STREAM_TIMEOUT = httpx.Timeout(_ANSWER_SECONDS, read=30)
+#: For the end of an answered call's stream, which follows its result at once.
+_STREAM_END_SECONDS = 1.0
 #: Messages of a call before its result; the result is complete in itself.
 _CHATTER = {"estimation", "process_starts", "process_generating", "progress", "log"}
 _OLDEST_GRADIO = 4
@@ -374,6 +376,16 @@ class EventDrivenClient(Client):
         self.pending_messages_per_event = _Mailboxes()
         for endpoint in self.endpoints.values():
             endpoint.process_input_files = _unchanged  # type: ignore[method-assign]
+
+    def send_data(self, *args: Any, **kwargs: Any) -> Any:
+        """Put a call into the server's queue.
+
+        Not before the stream of the call before has ended: the server says so after its result,
+        and a call that comes in between counts on a stream that nobody reads any more.
+        """
+        if self.streaming_future is not None:
+            concurrent.futures.wait([self.streaming_future], _STREAM_END_SECONDS)
+        return super().send_data(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _login(self, auth: tuple[str, str]) -> None:
         try:

@@ -19,6 +19,8 @@ export class LiveSound {
     const url = URL.createObjectURL(this.#source);
     this.#source.addEventListener("sourceopen", () => {
       URL.revokeObjectURL(url);
+      // The event waits its turn: the audio element may have been given something else since.
+      if (this.#source.readyState !== "open") return;
       this.#buffer = this.#source.addSourceBuffer(type);
       this.#buffer.addEventListener("updateend", () => this.#next());
       this.#next();
