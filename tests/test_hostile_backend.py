@@ -133,6 +133,14 @@ def test_every_trick_at_every_stage_is_told_as_the_backends_failure(
     assert play(QUICK_TRICKS, backend, hostile_backend, voice) == []
 
 
+def test_a_stream_of_events_that_breaks_prints_nothing_past_the_log(
+    backend: GradioApp, hostile_backend: Open, voice: Voice, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tricks = (*QUICK_TRICKS, hostile.endless_events)
+    assert play(tricks, backend, hostile_backend, voice, ("/gradio_api/queue/data",)) == []
+    assert capfd.readouterr().err == ""
+
+
 def test_a_server_that_sends_byte_by_byte_takes_no_longer_than_was_asked(
     backend: GradioApp, hostile_backend: Open, voice: Voice
 ) -> None:

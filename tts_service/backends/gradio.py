@@ -214,7 +214,11 @@ class GradioBackend:
             raise BackendError(f"The backend's audio cannot be used: {error}") from None
         except AppError as error:
             raise BackendError(f"The backend failed: {_said(error)}") from None
-        except (httpx.TransportError, concurrent.futures.CancelledError) as error:
+        except concurrent.futures.CancelledError as error:
+            raise BackendLost(
+                f"The backend {self.name} was lost: its stream of events ended before the result."
+            ) from error
+        except httpx.TransportError as error:
             if isinstance(error, httpx.TimeoutException) and time.monotonic() >= deadline:
                 raise BackendTimeout("The backend did not answer in time.") from error
             raise BackendLost(f"The backend {self.name} was lost: {_said(error)}") from error
@@ -414,7 +418,7 @@ class _Mailboxes(dict[str, Any]):
 
     def __setitem__(self, event_id: str, messages: "deque[Any]") -> None:
         if len(self) >= self._MOST:
-            raise ValueError("The server tells of events that nobody asked for.")
+            raise wire.TooMuch("The server tells of events that nobody asked for.")
         super().__setitem__(event_id, _Mailbox(messages))
 
     def setdefault(self, event_id: str, default: Any = ()) -> Any:

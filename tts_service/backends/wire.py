@@ -7,6 +7,8 @@ request's timeout for reading; a stream of events may go on, but has the same bo
 Redirects are never followed.
 """
 
+import contextlib
+import logging
 import time
 import types
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from typing import Any
 
 import httpcore
 import httpx
+
+logger = logging.getLogger(__name__)
 
 #: Of an answer that is read as a whole, or of a stream of events.
 LARGEST_TALK = 4 * 1024 * 1024  # bytes
@@ -43,8 +47,22 @@ def bounded_httpx() -> types.ModuleType:
     """A stand-in for the module httpx whose requests go through `Client`."""
     module = types.ModuleType("httpx", "httpx, with bounds.")
     vars(module).update(vars(httpx))
-    vars(module).update(Client=Client, get=_get, post=_post)
+    vars(module).update(Client=_EventsClient, get=_get, post=_post)
     return module
+
+
+class _EventsClient(Client):
+    """Whatever breaks a stream of events is a RemoteProtocolError, the one error that gradio_client
+    takes calmly: for all others it prints a traceback past the log."""
+
+    @contextlib.contextmanager
+    def stream(self, *args: Any, **options: Any) -> Iterator[httpx.Response]:
+        try:
+            with super().stream(*args, **options) as response:
+                yield response
+        except httpx.RequestError as error:
+            logger.info("a stream of events broke: %s", str(error) or type(error).__name__)
+            raise httpx.RemoteProtocolError(str(error)) from error
 
 
 def _get(url: str, **options: Any) -> httpx.Response:
