@@ -322,7 +322,8 @@ class Dispatcher:
         while (turn := post.inbox.get()) is not None:
             began = self._clock()
             try:
-                audio = post.backend.synthesize(turn.payload.segment, self._patience(post, turn))
+                timeout = self._seconds_for_a_try(post, turn)
+                audio = post.backend.synthesize(turn.payload.segment, timeout)
             except SpeechError as error:
                 self._note_failure(post, turn, error)
             except Exception:
@@ -331,9 +332,8 @@ class Dispatcher:
             else:
                 self._note_success(post, turn, audio, self._clock() - began)
 
-    def _patience(self, post: Post, turn: Turn[Call]) -> float:
-        """Seconds for one try. Where another backend could try as well, one that hangs may only
-        take half of the time that is left."""
+    def _seconds_for_a_try(self, post: Post, turn: Turn[Call]) -> float:
+        """All that are left; where another backend could try as well, half: this one may hang."""
         with self._changed:
             left = turn.payload.deadline - self._clock()
             return left / 2 if self._others_are_open(post) else left
@@ -442,8 +442,7 @@ class Dispatcher:
 
     def _gives_up_at(self, call: Call) -> float:
         """How long a call waits where no backend is left: as long as its tries would take."""
-        patience = self._call_delay * (self._call_attempts - 1)
-        return (call.stranded_at or 0.0) + patience
+        return (call.stranded_at or 0.0) + self._call_delay * (self._call_attempts - 1)
 
     # -- keeping -------------------------------------------------------------------------------
 

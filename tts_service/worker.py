@@ -93,7 +93,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         assert isinstance(services, Services)
         self._hits = services.hits
         self._metrics = services.metrics
-        self._patience: float = self.wsgi.config["CLIENT_TIMEOUT"]
+        self._client_timeout: float = self.wsgi.config["CLIENT_TIMEOUT"]
         self._keepalive: int = self.cfg.keepalive  # looked up only once: that takes gunicorn long
 
     # -- connections in the poller ---------------------------------------------------------------
@@ -242,7 +242,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
     def _wait_for_rest(self, conn: Connection, received: bytes | bytearray) -> None:
         if not conn.received:
             conn.received += received
-            conn.timeout = time.monotonic() + self._patience
+            conn.timeout = time.monotonic() + self._client_timeout
 
     def _find(self, head: Head | None, body: bytes, own_id: str | None) -> Hit | None:
         may_answer = self.alive and self._hits and self.nr + 1 < self.max_requests
@@ -288,8 +288,8 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
         """To the pool, with everything that was read."""
         self._let_go(conn)
         conn.init()
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._patience))
-        conn.parser.unreader = _PatientUnreader(conn.sock, self._patience, self._may_wait)
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._client_timeout))
+        conn.parser.unreader = _TimedUnreader(conn.sock, self._client_timeout, self._may_wait)
         conn.parser.unreader.unread(bytes(received))
         conn.received.clear()
         self.enqueue_req(conn)
@@ -329,7 +329,7 @@ class SpeechWorker(ThreadWorker):  # type: ignore[misc]
             sent -= len(conn.unsent.pop(0))
         if conn.unsent:
             conn.unsent[0] = conn.unsent[0][sent:]
-            conn.timeout = time.monotonic() + self._patience
+            conn.timeout = time.monotonic() + self._client_timeout
         else:
             conn.end_hit()
             conn.timeout = time.monotonic() + self._keepalive
@@ -406,13 +406,13 @@ class _TellingReader:
             raise InvalidRequest(told) from None
 
 
-class _PatientUnreader(SocketUnreader):  # type: ignore[misc]
-    """Reads the rest of a request in a thread, with an end to its patience, and only as long as
-    few others do: clients who send byte by byte must not hold all threads."""
+class _TimedUnreader(SocketUnreader):  # type: ignore[misc]
+    """Reads the rest of a request in a thread, with an end to its waiting, and only as long as few
+    others do: clients who send byte by byte must not hold all threads."""
 
-    def __init__(self, sock: socket.socket, patience: float, may_wait: threading.Semaphore) -> None:
+    def __init__(self, sock: socket.socket, timeout: float, may_wait: threading.Semaphore) -> None:
         super().__init__(sock)
-        self._until = time.monotonic() + patience
+        self._until = time.monotonic() + timeout
         self._may_wait = may_wait
 
     def chunk(self, size_hint: int | None = None) -> bytes:

@@ -73,7 +73,7 @@ def break_off(environ: "WSGIEnvironment") -> NoReturn:
 
 
 @contextmanager
-def patience(environ: "WSGIEnvironment", seconds: float) -> Iterator[Callable[[], bool]]:
+def time_limit(environ: "WSGIEnvironment", seconds: float) -> Iterator[Callable[[], bool]]:
     """For reading a request's body: after `seconds` it ends, as if its client had left. Whether
     that has happened is what the question tells.
 
@@ -109,7 +109,7 @@ def take_in(environ: "WSGIEnvironment") -> None:
     # Where the server does not know a body's end, there is no telling how much was read.
     if "wsgi.input_terminated" not in environ or (size <= _TAKEN_IN_ANYWAY and not is_chunked):
         return
-    with patience(environ, _LONGEST_TAKING_IN):
+    with time_limit(environ, _LONGEST_TAKING_IN):
         has_ended = _read_to_its_end(environ["wsgi.input"])
     connection = _connection(environ)
     if connection is not None and (not has_ended or _CUT_SHORT in environ):

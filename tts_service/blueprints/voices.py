@@ -10,7 +10,7 @@ from werkzeug.formparser import FormDataParser
 
 from tts_service.audio import media_type
 from tts_service.blueprints.auth import require_key_to_change
-from tts_service.blueprints.client import as_asked, patience
+from tts_service.blueprints.client import as_asked, time_limit
 from tts_service.errors import InvalidRequest, TooSlow, UnsupportedMediaType
 from tts_service.extensions import services
 from tts_service.uploads import too_large
@@ -93,7 +93,7 @@ def _form() -> Form:
         max_form_parts=_MOST_PARTS,
         silent=False,
     )
-    with patience(request.environ, _SECONDS) as is_over:
+    with time_limit(request.environ, _SECONDS) as is_over:
         try:
             _, fields, files = parser.parse_from_environ(request.environ)
         except RequestEntityTooLarge:
