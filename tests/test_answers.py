@@ -44,7 +44,7 @@ def app(served: tuple[Gateway, GradioApp]) -> GradioApp:
     """The backend, reset, and spoken to by nobody."""
     gateway, app = served
     app.control(reset=True)
-    wait_until(lambda: is_idle(gateway))
+    wait_until(gateway.is_idle)
     app.control(reset=True)
     return app
 
@@ -59,11 +59,6 @@ def background(app: GradioApp) -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(50) as pool:
         yield pool
         app.control(reset=True)  # nobody waits for a backend that a failed test left holding
-
-
-def is_idle(gateway: Gateway) -> bool:
-    health = gateway.health()
-    return not any(health["queue"].values()) and not health["backends"][0]["under_way"]
 
 
 def hold(app: GradioApp, gateway: Gateway) -> None:

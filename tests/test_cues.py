@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,9 @@ class Speaker:
     def describe(self) -> Binding:
         return Binding("/gen_single", *text_and_prompt(), {}, {}, identity="a tone")
 
-    def synthesize(self, segment: Segment, timeout: float) -> Audio:
+    def synthesize(
+        self, segment: Segment, timeout: float, arrived: Callable[[], None] = lambda: None
+    ) -> Audio:
         assert "Wait" not in segment.text or self.gate.wait(timeout)
         sound = tone(300 + 10 * len(segment.text), 0.03 * len(segment.text), self.rate)
         return Audio(self.rate, sound.samples.tobytes())

@@ -49,6 +49,8 @@ class Replica:
         self.errors: list[Exception] = []  # raised by the next calls
         self.gate = threading.Event()
         self.gate.set()
+        self.road = threading.Event()  # closed, no call arrives
+        self.road.set()
         self.abandoned = threading.Event()
         self.is_mute = False  # does not answer pings
 
@@ -58,12 +60,16 @@ class Replica:
             raise BackendUnreachable(f"{self.name} is down")
         return binding(self.identity)
 
-    def synthesize(self, segment: Segment, timeout: float) -> Audio:
+    def synthesize(
+        self, segment: Segment, timeout: float, arrived: Callable[[], None] = lambda: None
+    ) -> Audio:
         if not self.is_up:
             raise BackendUnreachable(f"{self.name} is down")
         if segment.identity != self.identity:
             raise ModelChanged(f"{self.name} serves another model")
         self.spoken.append(segment.text)
+        self.road.wait(timeout)
+        arrived()
         deadline = time.monotonic() + timeout
         while not self.gate.wait(0.01):
             if self.abandoned.is_set():
@@ -82,6 +88,7 @@ class Replica:
         self.abandoned.set()
 
     def close(self) -> None:
+        self.road.set()
         self.gate.set()
 
 
@@ -150,6 +157,22 @@ def test_a_segment_is_spoken_and_timed(build: Build) -> None:
     assert outcome.audio is SOUND
     assert outcome.took >= 0
     assert outcome.queued >= 0
+
+
+def test_a_call_sets_out_early_but_not_before_the_one_ahead_has_arrived(build: Build) -> None:
+    replica = Replica()
+    dispatcher = build(replica)
+    assert isinstance(speak(dispatcher, "to learn from").outcome, Spoken)  # and no time to speak of
+    replica.road.clear()
+    replica.gate.clear()
+    landings = [speak(dispatcher, text) for text in ("first", "second")]
+    wait_until(lambda: "first" in replica.spoken)
+    time.sleep(0.1)
+    assert (replica.spoken[1:], dispatcher.queue_length()) == (["first"], 1)
+    replica.road.set()
+    wait_until(lambda: replica.spoken[1:] == ["first", "second"])
+    replica.gate.set()
+    assert all(isinstance(landing.outcome, Spoken) for landing in landings)
 
 
 def test_a_failure_goes_to_another_backend_at_once(build: Build) -> None:

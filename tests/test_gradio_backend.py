@@ -1,11 +1,13 @@
 """A real Gradio server as a backend: what reaches it, what comes back, and what goes wrong."""
 
 import concurrent.futures
+import functools
 import hashlib
 import http.server
 import itertools
 import json
 import os
+import queue
 import shutil
 import socket
 import ssl
@@ -680,6 +682,32 @@ def test_calls_at_the_same_time_have_a_session_each_and_leave_it_to_later_ones(
     streams = [path for path, _ in door.requests if path.startswith("GET /gradio_api/queue/data")]
     assert len(streams) == 8
     assert len(set(streams)) == 4
+
+
+def test_a_call_has_arrived_once_while_it_waits_in_the_servers_own_queue(
+    gradio_app: StartGradioApp,
+    open_backend: OpenBackend,
+    voice: Voice,
+    pool: concurrent.futures.Executor,
+) -> None:
+    app = gradio_app("indextts-2.0", hold=True)
+    backend = open_backend(app.url)
+    binding = backend.describe()
+    # Two calls each: the hidden choice is switched on before.
+    params = binding.effective({}, "tired and sad")
+    arrivals: queue.SimpleQueue[str] = queue.SimpleQueue()
+    calls = []
+    for text in ("One.", "Two.", "Three."):
+        segment = Segment(text, voice, binding.identity, params)
+        arrived = functools.partial(arrivals.put, text)
+        calls.append(pool.submit(backend.synthesize, segment, LIMIT, arrived))
+        assert arrivals.get(timeout=LIMIT) == text
+    assert [call["arguments"]["text"] for call in app.calls] == ["One."]
+    app.control(hold=False)
+    for call in calls:
+        call.result(LIMIT)
+    assert [call["arguments"]["text"] for call in app.calls] == ["One.", "Two.", "Three."]
+    assert arrivals.empty()
 
 
 def test_a_call_right_after_another_does_not_share_the_end_of_its_stream(

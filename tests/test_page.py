@@ -78,7 +78,9 @@ def shared_gateway(app: GradioApp, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def service(shared_gateway: Gateway, app: GradioApp) -> Gateway:
-    """The service of all tests here, its backend reset."""
+    """The service of all tests here, idle, and its backend reset."""
+    app.control(reset=True)  # ends what is under way for the test before
+    wait_until(shared_gateway.is_idle, PATIENCE / 1000)
     app.control(reset=True)
     return shared_gateway
 

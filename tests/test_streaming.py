@@ -50,7 +50,7 @@ def app(served: Served) -> GradioApp:
     """The backend, reset, and spoken to by nobody."""
     *gateways, app = served
     app.control(reset=True)
-    wait_until(lambda: all(is_idle(gateway) for gateway in gateways))
+    wait_until(lambda: all(gateway.is_idle() for gateway in gateways))
     app.control(reset=True)
     return app
 
@@ -78,11 +78,6 @@ def sentences(topic: str, count: int = 3) -> list[str]:
     said = [f"Part {i} is about {topic}." for i in range(1, count + 1)]
     assert len(said[0]) <= 40
     return said
-
-
-def is_idle(gateway: Gateway) -> bool:
-    health = gateway.health()
-    return not any(health["queue"].values()) and not health["backends"][0]["under_way"]
 
 
 def hold(app: GradioApp, gateway: Gateway, **behaviour: Any) -> None:
@@ -390,7 +385,7 @@ def test_who_leaves_mid_stream_takes_the_waiting_segments_out_of_the_queue(
     wait_until(lambda: waiting(gw) == 0, 1)
     assert time.monotonic() - left < 1
     app.control(hold=False)
-    wait_until(lambda: is_idle(gw))
+    wait_until(gw.is_idle)
     again = gw.post({"input": " ".join(said[:2])})
     assert (again.status_code, again.headers["X-Cache"]) == (200, "PARTIAL")
     assert texts(app) == said[:2]

@@ -123,6 +123,7 @@ class Simulation:
         has_failed = self._fails(turn, lane)
         queued = self._queued_at[turn]
         self.calls.append(Call(turn, lane, queued, self.now, began, ended, has_failed))
+        self.at(self.now + self._latency, lambda: self.turns.note_arrival(turn, lane))
         self.at(ended, lambda: self._end(turn, lane, has_failed))
 
     def _end(self, turn: Job, lane: Backend, has_failed: bool) -> None:
@@ -338,9 +339,12 @@ class Bench:
         self.turns.put(turn)
         return turn
 
-    def assign(self) -> list[tuple[str, str]]:
-        """What begins, and where."""
-        return [(turn.payload, lane.name[-1]) for turn, lane in self.turns.assign()]
+    def assign(self, *, arrives: bool = True) -> list[tuple[str, str]]:
+        """What begins, and where; it arrives there at once."""
+        begun = self.turns.assign()
+        for turn, lane in begun if arrives else ():
+            self.turns.note_arrival(turn, lane)
+        return [(turn.payload, lane.name[-1]) for turn, lane in begun]
 
     def speak(self, turn: Job, seconds: float) -> None:
         """Hand over a turn, which must be the only one, and let it take so long."""
@@ -376,6 +380,34 @@ def test_nothing_is_handed_over_early_while_the_pace_is_unknown() -> None:
     assert bench.turns.next_change() is None
     assert bench.assign() == []
     bench.turns.finish(under_way, bench.lanes[0], spoken=True)
+    assert bench.assign() == [("next", "0")]
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_nothing_is_handed_over_early_before_what_is_under_way_has_arrived(slots: int) -> None:
+    bench = Bench(slots=slots)
+    bench.lanes[0].pace = 0.001
+    under_way = [bench.put(f"under way {at}") for at in range(slots)]
+    bench.put("next")
+    assert len(bench.assign(arrives=False)) == slots
+    bench.now += 1000
+    for turn in under_way:
+        assert bench.turns.next_change() is None
+        assert bench.assign() == []
+        bench.turns.note_arrival(turn, bench.lanes[0])
+    assert bench.assign() == [("next", "0")]
+
+
+def test_a_call_that_ended_without_having_arrived_keeps_nobody_waiting() -> None:
+    bench = Bench()
+    bench.lanes[0].pace = 0.001
+    lost = bench.put("lost")
+    bench.assign(arrives=False)
+    bench.turns.finish(lost, bench.lanes[0], spoken=False)
+    bench.put("under way")
+    bench.put("next")
+    assert bench.assign() == [("under way", "0")]
+    bench.now += 1000
     assert bench.assign() == [("next", "0")]
 
 
@@ -700,6 +732,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.assign()
 
     @precondition(lambda self: self.under_way)
+    @rule(data=st.data())
+    def arrive(self, data: st.DataObject) -> None:
+        self.turns.note_arrival(*data.draw(st.sampled_from(self.under_way)))
+        self.assign()
+
+    @precondition(lambda self: self.under_way)
     @rule(data=st.data(), delay=st.sampled_from([0.0, 2.0]))
     def fail(self, data: st.DataObject, delay: float) -> None:
         turn, lane = self.take(data)
@@ -756,6 +794,7 @@ class AnyOrder(RuleBasedStateMachine):
     def no_backend_idles_or_is_given_too_much(self) -> None:
         for lane in self.lanes:
             assert len(lane.under_way) <= lane.slots + (lane.pace is not None)
+            assert lane.on_their_way <= lane.under_way.keys()
             if lane.is_open and len(lane.under_way) < lane.slots:
                 assert not any(may_go(turn, lane, self.lanes, self.now) for turn in self.waiting)
 

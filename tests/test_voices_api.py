@@ -417,7 +417,7 @@ def test_a_body_that_takes_too_long_ends() -> None:
     with ours, theirs:
         sender = threading.Thread(target=trickle)
         sender.start()
-        with client.patience({"gunicorn.socket": ours}, 0.3) as is_over:
+        with client.time_limit({"gunicorn.socket": ours}, 0.3) as is_over:
             assert not is_over()
             while ours.recv(1):
                 pass
@@ -431,7 +431,7 @@ def test_a_body_that_takes_too_long_ends() -> None:
 def test_a_body_that_comes_in_time_is_left_alone() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        with client.patience({"gunicorn.socket": ours}, 60) as is_over:
+        with client.time_limit({"gunicorn.socket": ours}, 60) as is_over:
             theirs.send(b"x")
             assert ours.recv(1) == b"x"
             assert not is_over()

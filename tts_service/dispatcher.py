@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from tts_service.audio import Audio
@@ -323,7 +324,8 @@ class Dispatcher:
             began = self._clock()
             try:
                 timeout = self._seconds_for_a_try(post, turn)
-                audio = post.backend.synthesize(turn.payload.segment, timeout)
+                arrived = partial(self._note_arrival, post, turn)
+                audio = post.backend.synthesize(turn.payload.segment, timeout, arrived)
             except SpeechError as error:
                 self._note_failure(post, turn, error)
             except Exception:
@@ -337,6 +339,12 @@ class Dispatcher:
         with self._changed:
             left = turn.payload.deadline - self._clock()
             return left / 2 if self._others_are_open(post) else left
+
+    def _note_arrival(self, post: Post, turn: Turn[Call]) -> None:
+        with self._changed:
+            self._turns.note_arrival(turn, post.lane)
+            if self._turns:
+                self._assign()
 
     def _note_success(self, post: Post, turn: Turn[Call], audio: Audio, took: float) -> None:
         with self._changed:

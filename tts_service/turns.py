@@ -9,7 +9,8 @@ The rules, in order:
   where there is none, to any after a delay;
 - a backend that will be free in a moment is handed its next segment already, so that what lies
   between two calls is hidden. Not earlier: a segment handed over can no longer make room for
-  another request's first one.
+  another request's first one. And not before all that it speaks have arrived there, which
+  `note_arrival` tells: they would be overtaken.
 """
 
 import math
@@ -22,9 +23,6 @@ P = TypeVar("P")
 
 #: How long before its expected end a call's successor is handed over, in seconds.
 LEAD = 0.1
-#: How long a call is under way before that at the earliest: time to reach the backend's queue,
-#: where the successor must not come first.
-SETTLE = 0.01
 _SMOOTHING = 0.3  # of the observed pace: the weight of the newest call
 
 
@@ -52,17 +50,16 @@ class Lane(Generic[P]):
     last_handover: float = -math.inf
     pace: float | None = None  # seconds for each character, smoothed
     under_way: dict[Turn[P], float] = field(default_factory=dict)  # and when each began
+    on_their_way: set[Turn[P]] = field(default_factory=set)  # of these, not yet in its own queue
 
     def handover_at(self) -> float | None:
         """When a successor may be handed over: shortly before the first call ends, by the pace
-        so far. None: that cannot be told."""
-        if self.pace is None:
+        so far. None: that cannot be told, or the successor might come first."""
+        if self.pace is None or self.on_their_way:
             return None
-        times = (
-            max(began + self.pace * turn.length - LEAD, began + SETTLE)
-            for turn, began in self.under_way.items()
-        )
-        return min(times, default=None)
+        ends = (began + self.pace * turn.length for turn, began in self.under_way.items())
+        end = min(ends, default=None)
+        return None if end is None else end - LEAD
 
 
 class Turns(Generic[P]):
@@ -116,15 +113,21 @@ class Turns(Generic[P]):
             turn, lane = match
             self._take(turn)
             lane.under_way[turn] = self._clock()
+            lane.on_their_way.add(turn)
             lane.last_voice, lane.last_handover = turn.voice, self._clock()
             begun.append(match)
         return begun
+
+    def note_arrival(self, turn: Turn[P], lane: Lane[P]) -> None:
+        """The backend has the turn in its own queue: what is handed over now comes after it."""
+        lane.on_their_way.discard(turn)
 
     def finish(self, turn: Turn[P], lane: Lane[P], *, spoken: bool) -> None:
         """The call has ended; a spoken one tells the lane's pace."""
         now = self._clock()
         handed_over_early = list(lane.under_way)[lane.slots :]
         began = lane.under_way.pop(turn)
+        lane.on_their_way.discard(turn)
         for successor in handed_over_early:
             if successor in lane.under_way:  # it begins only now
                 lane.under_way[successor] = now

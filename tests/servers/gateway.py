@@ -107,6 +107,12 @@ class Gateway:
         """The body of `/health`."""
         return dict(self.client.get("/health").raise_for_status().json())
 
+    def is_idle(self) -> bool:
+        """Whether nobody waits, and nothing is being spoken."""
+        health = self.health()
+        is_speaking = any(backend["under_way"] for backend in health["backends"])
+        return not is_speaking and not any(health["queue"].values())
+
     @property
     def log(self) -> str:
         """What its processes have printed."""

@@ -1,6 +1,6 @@
 """What the service asks of a backend: one server that can speak."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,8 +44,13 @@ class Backend(Protocol):
         """What it serves and how it is called; connects where that was not done yet, or the
         server was restarted since. Raises BackendUnreachable, BackendError, BackendMisfit."""
 
-    def synthesize(self, segment: Segment, timeout: float) -> Audio:
+    def synthesize(
+        self, segment: Segment, timeout: float, arrived: Callable[[], None] = lambda: None
+    ) -> Audio:
         """The segment, spoken, within `timeout` seconds.
+
+        `arrived` is called, by any thread, when the server has the segment in its queue: a call
+        that begins after that is spoken after it.
 
         Raises BackendUnreachable, BackendLost, ModelChanged, BackendTimeout, BackendError,
         BackendMisfit, PromptMissing, RecordingReplaced.

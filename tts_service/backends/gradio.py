@@ -105,7 +105,9 @@ class GradioBackend:
         with self._reaching():
             launch.app_id_now()
 
-    def synthesize(self, segment: Segment, timeout: float) -> Audio:
+    def synthesize(
+        self, segment: Segment, timeout: float, arrived: Callable[[], None] = lambda: None
+    ) -> Audio:
         deadline = time.monotonic() + timeout
         launch = self._current_launch(deadline)
         if launch.binding.identity != segment.identity:
@@ -115,14 +117,14 @@ class GradioBackend:
         was_uploaded = launch.has_recording(segment.voice)
         with self._calling(launch, deadline):
             try:
-                return self._call(launch, segment, deadline)
+                return self._call(launch, segment, deadline, arrived)
             except AppError:
                 # Gradio does not notice that an upload was deleted: the engine fails over it.
                 if not was_uploaded or launch.still_has(segment.voice):
                     raise
                 logger.info("backend %s has lost a recording: uploading it again", self.name)
                 launch.forget_recording(segment.voice)
-                return self._call(launch, segment, deadline)
+                return self._call(launch, segment, deadline, arrived)
 
     def abandon(self) -> None:
         launch, self._launch = self._launch, None
@@ -132,12 +134,15 @@ class GradioBackend:
     def close(self) -> None:
         self.abandon()
 
-    def _call(self, launch: "Launch", segment: Segment, deadline: float) -> Audio:
+    def _call(
+        self, launch: "Launch", segment: Segment, deadline: float, arrived: Callable[[], None]
+    ) -> Audio:
         record = launch.recording(segment.voice, deadline)
         arguments = launch.binding.arguments(segment.text, record, segment.params)
         with launch.lend_client(lambda: self._new_client(deadline)) as client:
             if arguments.get(emotion.METHOD) == emotion.BY_TEXT:
                 arguments[emotion.METHOD] = _emotion_by_text(client, launch, deadline)
+            client.on_arrival = arrived
             job = client.submit(api_name=self._api_name, **arguments)
             result = launch.wait(job.future, deadline)
         return decode(launch.read(_result_path(result), deadline))
@@ -172,7 +177,7 @@ class GradioBackend:
             )
             return launch
 
-    def _new_client(self, deadline: float) -> Client:
+    def _new_client(self, deadline: float) -> "EventDrivenClient":
         return EventDrivenClient(
             self._url,
             # None would send the token that the machine's user is logged in with to any server.
@@ -231,7 +236,7 @@ class GradioBackend:
 class Launch:
     """What is known of one run of a server, from its start to its end."""
 
-    def __init__(self, client: Client, binding: Binding, deadline: float) -> None:
+    def __init__(self, client: "EventDrivenClient", binding: Binding, deadline: float) -> None:
         self.binding = binding
         #: Done when the calls under way are to be given up.
         self.lost: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -306,7 +311,9 @@ class Launch:
         return {"path": path, "meta": {"_type": "gradio.FileData"}}
 
     @contextlib.contextmanager
-    def lend_client(self, build: Callable[[], Client]) -> Iterator[Client]:
+    def lend_client(
+        self, build: Callable[[], "EventDrivenClient"]
+    ) -> Iterator["EventDrivenClient"]:
         """A client for this thread alone. One whose call broke off is not lent again: its threads
         may be in the middle of anything."""
         with self._lock:
@@ -374,6 +381,8 @@ class EventDrivenClient(Client):
     sends file records as they are, where the original uploads the file again."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        #: Called once, when the server has the next call in its queue.
+        self.on_arrival: Callable[[], None] | None = None
         super().__init__(*args, **kwargs)
         # What was given is for connecting.
         self.httpx_kwargs = {**self.httpx_kwargs, "timeout": _STREAM_TIMEOUT}
@@ -389,7 +398,11 @@ class EventDrivenClient(Client):
         """
         if self.streaming_future is not None:
             concurrent.futures.wait([self.streaming_future], _STREAM_END_SECONDS)
-        return super().send_data(*args, **kwargs)  # type: ignore[no-untyped-call]
+        event_id = super().send_data(*args, **kwargs)  # type: ignore[no-untyped-call]
+        on_arrival, self.on_arrival = self.on_arrival, None
+        if on_arrival is not None:
+            on_arrival()
+        return event_id
 
     def _login(self, auth: tuple[str, str]) -> None:
         try:
