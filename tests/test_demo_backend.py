@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import wave
 from collections.abc import Callable, Iterator
@@ -329,6 +330,40 @@ def test_the_launcher_returns_a_ready_backend_and_stops_it(
         backend.stop()
     assert not is_running(backend.pid)
     backend.stop()
+
+
+def test_a_server_that_is_killed_is_started_again_at_the_same_address_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    backend = launcher.start()
+    try:
+        servers = [server_of(backend.pid)]
+        for _ in range(2):
+            os.kill(servers[-1], signal.SIGKILL)
+            wait_until(lambda: server_of(backend.pid) not in (0, *servers))
+            servers.append(server_of(backend.pid))
+            wait_until(lambda: is_served(backend.url))
+            (folder,) = tmp_path.iterdir()
+            assert len(list(folder.iterdir())) == 1
+    finally:
+        backend.stop()
+    assert not any(is_running(pid) for pid in servers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def server_of(keeper: int) -> int:
+    """The server's pid; 0 between two of them."""
+    children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+    return int(children[0]) if children else 0
+
+
+def is_served(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/gradio_api/info", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def test_a_backend_that_dies_is_reported_with_its_last_words(

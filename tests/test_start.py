@@ -66,8 +66,14 @@ class Service:
             new = {child for pid in new for child in _children(pid)} - found
         return found
 
-    def kill_all(self) -> None:
-        for pid in self.descendants():
+    def end(self) -> None:
+        """End all it has started: politely, so that nothing is left behind, then by force."""
+        pids = self.descendants()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        with suppress(AssertionError):
+            wait_until(lambda: self.process.poll() is not None and not any(map(_is_alive, pids)))
+        for pid in filter(_is_alive, pids):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
@@ -113,7 +119,7 @@ def service(tmp_path: Path) -> Iterator[StartService]:
 
     yield start
     for each in started:
-        each.kill_all()
+        each.end()
 
 
 @pytest.fixture
@@ -146,7 +152,7 @@ def test_a_signal_ends_everything_that_make_run_started(
     running = make_run(SELF_TEST=0)
     running.wait_for("is ready")
     pids = running.descendants()
-    assert len(_demo_pids(pids)) == 1
+    assert len(_demo_pids(pids)) == 2, "the server, and who keeps it up"
     # As a terminal does it: to the whole foreground group, which the demo is not in.
     os.killpg(running.process.pid, sig)
     running.process.wait(timeout=20)
@@ -158,10 +164,27 @@ def test_the_demo_backend_ends_when_the_master_is_killed(service: StartService) 
     running = service(sys.executable, "-m", "gunicorn", "wsgi:app", SELF_TEST=0)
     running.wait_for("is ready")
     pids = running.descendants()
-    assert len(_demo_pids(pids)) == 1
+    assert len(_demo_pids(pids)) == 2, "the server, and who keeps it up"
     running.process.kill()
     running.process.wait()
     wait_until(lambda: not any(_is_alive(pid) for pid in pids), 10)
+
+
+def test_a_demo_backend_that_crashed_speaks_again(service: StartService) -> None:
+    running = service(sys.executable, "-m", "gunicorn", "wsgi:app", SELF_TEST=0)
+    running.wait_for("is ready")
+    (keeper,) = (pid for pid in running.descendants() if "--keep-up" in _command_line(pid))
+
+    def ask(text: str) -> int:
+        request = {"input": text}
+        return httpx.post(f"{running.url}/v1/audio/speech", json=request, timeout=30).status_code
+
+    assert ask("Before.") == 200
+    (server,) = _children(keeper)
+    os.kill(server, signal.SIGSEGV)
+    wait_until(lambda: not _is_alive(server), 5)
+    wait_until(lambda: ask("After.") == 200, 60)
+    assert _children(keeper) not in ([], [server])
 
 
 def test_with_a_backend_of_its_own_no_demo_is_started(
@@ -194,7 +217,7 @@ def test_it_can_be_started_directly_and_ends_with_its_demo(service: StartService
     running.wait_for("GET /v1/audio/speech status=200")
     assert "Whisper" not in running.log
     pids = running.descendants()
-    assert len(_demo_pids(pids)) == 1
+    assert len(_demo_pids(pids)) == 2, "the server, and who keeps it up"
     running.process.terminate()
     assert running.process.wait(timeout=20) == 0
     wait_until(lambda: not any(_is_alive(pid) for pid in pids), 5)

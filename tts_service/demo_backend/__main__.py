@@ -11,16 +11,13 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from tts_service.demo_backend.keeper import SIGNALS, WATCH_SECONDS, ignore_signals, keep_up
 from tts_service.demo_backend.launcher import READY_LINE
 
 if TYPE_CHECKING:
     import gradio as gr
-
-#: Seconds between two looks at whether the parent and the server are still there.
-WATCH_INTERVAL: Final = 0.25
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,9 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if refusal := _refusal(arguments.host, arguments.port):
         print(refusal, file=sys.stderr)
         return 1
-    for each in _SIGNALS:
+    for each in SIGNALS:
         signal.signal(each, signal.default_int_handler)
     try:
+        if arguments.keep_up:
+            return keep_up(arguments.host, arguments.port, arguments.parent)
         return _serve_until_told(arguments)
     except KeyboardInterrupt:
         # Struck before there was anything to end.
@@ -47,6 +46,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     parser.add_argument("--parent", type=int, metavar="PID", help="end when this parent is gone")
+    parser.add_argument("--keep-up", action="store_true", help="start it again when it crashes")
     return parser.parse_args(argv)
 
 
@@ -61,18 +61,18 @@ def _refusal(host: str, port: int) -> str | None:
 
 def _serve_until_told(arguments: argparse.Namespace) -> int:
     # A signal between the folder's making and the `try` would leave it behind.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     folder = Path(tempfile.mkdtemp(prefix="tts-demo-"))
     _prepare_environment(folder)
     server = Server(arguments.host, arguments.port, folder)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         server.start()
         return _watch(server, arguments.parent)
     except KeyboardInterrupt:
         return 0
     finally:
-        _ignore_signals()
+        ignore_signals()
         server.close()
         _remove(folder)
 
@@ -154,14 +154,8 @@ def _watch(server: Server, parent: int | None) -> int:
     while parent is None or os.getppid() == parent:
         if server.has_failed:
             return 1
-        time.sleep(WATCH_INTERVAL)
+        time.sleep(WATCH_SECONDS)
     return 0
-
-
-def _ignore_signals() -> None:
-    """A second Ctrl-C must not interrupt the cleaning up after the first."""
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
 
 
 def _exit(code: int) -> None:

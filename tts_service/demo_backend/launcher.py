@@ -16,7 +16,7 @@ HOST: Final = "127.0.0.1"
 #: The folder that holds the `tts_service` package.
 HOME: Final = Path(__file__).parents[2]
 POLL_SECONDS: Final = 0.1
-#: The process cleans up within 2 s of SIGTERM; after this long it is stuck.
+#: The process cleans up within 2 s of SIGTERM, or 4 if its server is stuck; else it is itself.
 STOP_SECONDS: Final = 5.0
 TAIL_BYTES: Final = 4096
 LINES_SHOWN: Final = 20
@@ -49,7 +49,8 @@ def start(limit_seconds: float = 60.0) -> "DemoBackend":
 
 
 class DemoBackend:
-    """The demo backend's process. It ends by itself soon after the process that started it.
+    """The demo backend's process, which starts its server again when that crashes. It ends by
+    itself soon after the process that started it.
 
     Only that process can stop it: a forked worker has a copy of this object, but not the child.
     """
@@ -64,6 +65,7 @@ class DemoBackend:
             [
                 *(sys.executable, "-m", "tts_service.demo_backend"),
                 *("--host", HOST, "--port", str(self._port), "--parent", str(os.getpid())),
+                "--keep-up",
             ],
             env=_environment(),
             stdin=subprocess.DEVNULL,
