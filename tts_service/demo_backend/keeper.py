@@ -49,7 +49,7 @@ def keep_up(host: str, port: int, parent: int | None) -> int:
     finally:
         ignore_signals()
         if server is not None:
-            _stop(server)
+            stop(server, STOP_SECONDS)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -59,13 +59,28 @@ def ignore_signals() -> None:
         signal.signal(each, signal.SIG_IGN)
 
 
+def command(host: str, port: int) -> list[str]:
+    """Serves there until this process is gone."""
+    return [
+        *(sys.executable, "-m", "tts_service.demo_backend"),
+        *("--host", host, "--port", str(port), "--parent", str(os.getpid())),
+    ]
+
+
+def stop(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """End it: politely, then after so long by force. Does nothing to one that has ended."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def _start(host: str, port: int, folder: Path) -> "subprocess.Popen[bytes]":
     """The server, with its files in `folder`; it ends soon after this process."""
     return subprocess.Popen(  # noqa: S603 - no argument is anybody's input
-        [
-            *(sys.executable, "-m", "tts_service.demo_backend"),
-            *("--host", host, "--port", str(port), "--parent", str(os.getpid())),
-        ],
+        command(host, port),
         env={**os.environ, "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
     )
@@ -85,15 +100,6 @@ def _answers(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    server.terminate()
-    try:
-        server.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
 
 
 def _empty(folder: Path) -> None:

@@ -6,11 +6,12 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Final
+
+from tts_service.demo_backend.keeper import command, stop
 
 HOST: Final = "127.0.0.1"
 #: The folder that holds the `tts_service` package.
@@ -62,11 +63,7 @@ class DemoBackend:
         # A file, because a pipe would need a thread to drain it, and gunicorn's master forks.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - stop() closes it
         self._process = subprocess.Popen(  # noqa: S603 - no argument is anybody's input
-            [
-                *(sys.executable, "-m", "tts_service.demo_backend"),
-                *("--host", HOST, "--port", str(self._port), "--parent", str(os.getpid())),
-                "--keep-up",
-            ],
+            [*command(HOST, self._port), "--keep-up"],
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
@@ -92,12 +89,7 @@ class DemoBackend:
 
     def stop(self) -> None:
         """End it: politely, then by force. A second call does nothing."""
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        stop(self._process, STOP_SECONDS)
         self._output.close()
 
     def _says_it_is_ready(self) -> bool:
